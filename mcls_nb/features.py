@@ -23,7 +23,8 @@ def _positive(x, kinds): return isinstance(x, kinds) and not isinstance(x, bool)
 
 def _contract_faults(c):
     "What is wrong with a contract, as a list of half sentences."
-    faults = [f'{name} {getattr(c, name)!r} is not one of {", ".join(known)}' for name, known in _CHOICES.items() if getattr(c, name) not in known]
+    chosen = [(name, getattr(c, name), known) for name, known in _CHOICES.items()]
+    faults = [f'{name} {value!r} is not one of {", ".join(known)}' for name, value, known in chosen if value not in known]
     if not _positive(c.width, int): faults.append(f'width {c.width!r} is not a positive whole number')
     if not _positive(c.span, (int, float)): faults.append(f'span {c.span!r} is not a positive number')
     widths = [str(part).rpartition(':')[2] for part in c.order]
@@ -66,7 +67,7 @@ def _parse(text, where):
 
 def _contract_of(fields, where):
     "The contract with these fields, as JSON gives them."
-    check(isinstance(fields, dict), 'the contract is missing', where, _AGAIN)
+    check(isinstance(fields, dict), 'the contract is missing', where, 'create the store again')
     known = dataclasses.fields(FeatureContract)
     faults = [f'there is no field {k!r}' for k in fields if k not in [f.name for f in known]]
     faults += [f'the field {f.name!r} is missing' for f in known if f.default is dataclasses.MISSING and f.name not in fields]
@@ -78,7 +79,8 @@ def _contract_of(fields, where):
 
 # %% ../nbs/02_features.ipynb #eabd89a4
 HOW2_ACTION = FeatureContract(2048, 16, 'frames', 'ResNeXt-101 3D (Kinetics-400)', ('resnext101-3d:2048',))
-TVR_VIDEO = FeatureContract(3072, 1.5, 'seconds', 'ResNet-152 max (ImageNet), I3D mean (Kinetics-600)', ('resnet152:2048', 'i3d:1024'), 'l2 each part')
+TVR_VIDEO = FeatureContract(3072, 1.5, 'seconds', 'ResNet-152 max (ImageNet), I3D mean (Kinetics-600)', ('resnet152:2048', 'i3d:1024'),
+                            'l2 each part')
 
 # %% ../nbs/02_features.ipynb #53446bc1
 def check_rows(
@@ -121,7 +123,8 @@ class _Features:
     def _find(self, item):
         if item in self._index: return self._index[item]
         near = difflib.get_close_matches(str(item), self.ids, n=1, cutoff=.4)
-        raise DataError(f'there is no item {item!r} among {len(self)}', self.where, f'did you mean {near[0]!r}?' if near else 'see `ids`')
+        hint = f'did you mean {near[0]!r}? ' if near else ''
+        raise DataError(f'there is no item {item!r} among {len(self)}', self.where, hint + 'see `ids`')
     def __len__(self): return len(self.ids)
     def __iter__(self): return iter(self.ids)
     def __contains__(self, item): return item in self._index
@@ -139,8 +142,7 @@ class FeatureFolder(_Features):
         check(path.is_dir(), 'there is no such folder', path, 'check the path and the working folder')
         self._place(sorted(p.name[:-4] for p in path.glob('*.npy') if p.name[0] != '.'), path)
         check(self.ids, 'holds no .npy files', path, 'name the folder that holds ID.npy files')
-        self.contract, self.width = contract, contract.width if contract else None
-        if not contract: self.width = self._open(self.ids[0]).shape[1]
+        self.contract, self.width = contract, contract.width if contract else self._open(self.ids[0]).shape[1]
     def _open(self, item):
         self._find(item)
         array = _open_npy(file := self.where/f'{item}.npy')
@@ -170,11 +172,13 @@ def _gated(items, contract):
     try:
         for item, array in (items.items() if hasattr(items, 'items') else items):
             check(isinstance(item, str) and item, 'is not an id', repr(item), 'name items by non-empty strings')
-            with np.errstate(over='ignore'): rows = np.ascontiguousarray(check_rows(array, contract.width, item), _DISK[contract.dtype])
+            rows = check_rows(array, contract.width, item)
+            with np.errstate(over='ignore'): rows = np.ascontiguousarray(rows, _DISK[contract.dtype])
             check(np.isfinite(rows).all(), 'is too large for float16', item, "use dtype='float32' in the contract")
             yield item, rows
     except OSError as e: raise DataError(f'cannot be read ({e})', 'the items of a store', 'check the source') from e
 
+# %% ../nbs/02_features.ipynb #e92ec114
 def _write(folder, items, contract):
     "Write the three files of a store, one item at a time."
     folder.mkdir(parents=True)
@@ -194,15 +198,14 @@ def _write(folder, items, contract):
 # %% ../nbs/02_features.ipynb #1c5baab8
 def _index_of(path):
     "What `store.json` says."
-    check(path.is_file(), 'is missing, so this is no feature store', path, 'import features with import_npy_dir or import_h5, or open .npy files by FeatureFolder')
+    check(path.is_file(), 'is missing, so this is no feature store', path, 'import the features, or open .npy files by FeatureFolder')
     index = _parse(read_text(path), path)
     check(index.get('format') == _FORMAT, f'has format {index.get("format")!r} instead of {_FORMAT}', path, _AGAIN)
     return index
 
 def _ids_of(ids, where):
     "The ids, if they are ids."
-    ids_ok = isinstance(ids, list) and ids and all(isinstance(i, str) and i for i in ids)
-    check(ids_ok, 'the ids are missing', where, _AGAIN)
+    check(isinstance(ids, list) and ids and all(isinstance(i, str) for i in ids), 'the ids are missing', where, _AGAIN)
     twice = [i for i, n in collections.Counter(ids).items() if n > 1]
     check(not twice, f'{len(twice)} ids occur twice, e.g. {(twice or [0])[0]!r}', where, _AGAIN)
     return ids
@@ -229,13 +232,26 @@ def _frame(path):
     offsets = attempt(_offsets_of, path/_OFFSETS)
     size = (path/_ROWS).stat().st_size if (path/_ROWS).is_file() else 0
     if not size: attempt(fits, False, 'is missing or empty', _ROWS)
-    if ids and offsets is not None: attempt(fits, len(offsets) == len(ids) + 1, f'has {len(offsets)} offsets for {len(ids)} items', _OFFSETS)
+    if ids and offsets is not None:
+        attempt(fits, len(offsets) == len(ids) + 1, f'has {len(offsets)} offsets for {len(ids)} items', _OFFSETS)
     if size and contract and offsets is not None:
         due = int(offsets[-1]) * contract.width * _DISK[contract.dtype].itemsize
         attempt(fits, size == due, f'has {size} bytes instead of {due}', _ROWS)
     return types.SimpleNamespace(contract=contract, ids=ids, offsets=offsets, size=size, hash=index and index.get('hash'), faults=faults)
 
-# %% ../nbs/02_features.ipynb #34d43df5
+# %% ../nbs/02_features.ipynb #a1cd1ef5
+def _create(path, items, contract):
+    "Write a store in the place of an older one or of nothing."
+    check(not path.exists() or (path/_INDEX).is_file(), 'exists and is not a feature store', path, 'choose a new folder')
+    with atomic(path) as folder: _write(folder, items, contract)
+
+def _sound(path):
+    "The frame of a store that has no fault."
+    check(path.is_dir(), 'there is no such folder', path, 'check the path and the working folder')
+    s = _frame(path)
+    if s.faults: raise s.faults[0]
+    return s
+
 def _map_rows(path, s):
     "The rows of a store, memory-mapped, as many as the file holds: r d."
     dtype, width = _DISK[s.contract.dtype], s.contract.width
@@ -252,9 +268,7 @@ class FeatureStore(_Features):
     def __init__(self,
         path, # folder that `create` made
     ):
-        check(Path(path).is_dir(), 'there is no such folder', path, 'check the path and the working folder')
-        self._frame = s = _frame(path)
-        if s.faults: raise s.faults[0]
+        self._frame = s = _sound(Path(path))
         self._place(s.ids, Path(path))
         self.contract, self.width, self.hash, self._rows = s.contract, s.contract.width, s.hash, _map_rows(self.where, s)
     def _ends(self, item): return self._frame.offsets[(k := self._find(item)):k + 2]
@@ -275,9 +289,7 @@ class FeatureStore(_Features):
         contract:FeatureContract, # what the rows are
     ):
         "Write a store, whole or not at all, and open it."
-        path = Path(path)
-        check(not path.exists() or (path/_INDEX).is_file(), 'exists and is not a feature store', path, 'choose a new folder')
-        with atomic(path) as folder: _write(folder, items, contract)
+        _create(Path(path), items, contract)
         return cls(path)
 
 # %% ../nbs/02_features.ipynb #42d9f625
@@ -307,9 +319,10 @@ def _read_h5(file, item, dataset_of=None):
     try:
         data = dataset_of(file, item) if dataset_of else file[item]
         inside = None if hasattr(data, 'shape') else ', '.join(data) or 'nothing'
-        check(inside is None, f'is a group with {inside} inside, not a dataset', where, 'let `dataset_of` choose, e.g. lambda f, i: f[i]["rows"]')
+        check(inside is None, f'is a group with {inside} inside', where, 'let `dataset_of` choose, e.g. lambda f, i: f[i]["rows"]')
         return data[()]
-    except (OSError, KeyError, RuntimeError) as e: raise DataError(f'cannot be read ({e})', where, 'copy the file again, or check `dataset_of`') from None
+    except (OSError, KeyError, RuntimeError) as e:
+        raise DataError(f'cannot be read ({e})', where, 'copy the file again, or check `dataset_of`') from None
 
 # %% ../nbs/02_features.ipynb #95d8e02c
 def import_h5(
@@ -327,18 +340,18 @@ def import_h5(
 def _norms_kept(rows, contract, where):
     "Check that rows are as long as the contract promises."
     if contract.normalisation == 'none': return
-    widths = [int(p.rpartition(':')[2]) for p in contract.order] if contract.normalisation == 'l2 each part' else [contract.width]
-    norms = np.stack([np.linalg.norm(p, axis=1) for p in np.split(rows, np.cumsum(widths)[:-1], axis=1)]) # v d -> parts v
+    parts = contract.order if contract.normalisation == 'l2 each part' else [f':{contract.width}']
+    ends = np.cumsum([int(p.rpartition(':')[2]) for p in parts])
+    norms = np.stack([np.linalg.norm(x, axis=1) for x in np.split(rows, ends[:-1], axis=1)]) # v d -> parts v
     off = norms[(norms > 0) & (abs(norms - 1) > .02)]
-    check(not len(off), f'has a row of length {(*off, 0)[0]:.3g} although the contract says {contract.normalisation!r}', where, 'normalise the rows or correct the contract')
+    what = f'has a row of length {(*off, 0)[0]:.3g} although the contract says {contract.normalisation!r}'
+    check(not len(off), what, where, 'normalise the rows or correct the contract')
 
-def _complaints(*checks):
-    "Run each check; the sentences of those that fail."
-    said = []
-    for f in checks:
-        try: f()
-        except DataError as e: said.append(str(e))
-    return said
+def _complaint(f):
+    "A list with the sentence of the `DataError` that `f` raises, if it does."
+    try: f()
+    except DataError as e: return [str(e)]
+    return []
 
 # %% ../nbs/02_features.ipynb #2b37a987
 def _doctor_store(path):
@@ -346,21 +359,22 @@ def _doctor_store(path):
     s = _frame(path)
     said = [str(e) for e in s.faults]
     if not (s.contract and s.size and s.offsets is not None): return said
-    if not said: said += _complaints(FeatureStore(path).verify)
+    if not said: said += _complaint(FeatureStore(path).verify)
     rows, n = _map_rows(path, s), len(s.offsets) - 1
     for item, a, b in zip(s.ids if s.ids and len(s.ids) == n else range(n), s.offsets, s.offsets[1:]):
         if b > len(rows): break
         where = f'{path}[{item}]'
-        said += _complaints(lambda: _norms_kept(check_rows(rows[a:b], None, where), s.contract, where))
+        said += _complaint(lambda: _norms_kept(check_rows(rows[a:b], None, where), s.contract, where))
     return said
 
+# %% ../nbs/02_features.ipynb #2c746dd1
 def _doctor_items(ids, shape_of, read, where):
     "All faults of items without a contract; `shape_of` and `read` take an id and may raise `DataError`."
     widths = collections.Counter()
     for i in ids:
         with contextlib.suppress(DataError, LookupError): widths[shape_of(i)[1]] += 1
     usual = widths.most_common(1)[0][0] if widths else None
-    return [said for i in ids for said in _complaints(lambda: check_rows(read(i), usual, where(i)))]
+    return [said for i in ids for said in _complaint(lambda: check_rows(read(i), usual, where(i)))]
 
 def _doctor_npy(folder):
     "All faults of a folder of .npy files."
@@ -381,7 +395,8 @@ def doctor(
     "What is wrong with features on disk, in plain words."
     path = Path(path)
     try:
-        if path.is_dir(): return (_doctor_store if any((path/name).exists() for name in (_ROWS, _OFFSETS, _INDEX)) else _doctor_npy)(path)
+        if any((path/name).exists() for name in (_ROWS, _OFFSETS, _INDEX)): return _doctor_store(path)
+        if path.is_dir(): return _doctor_npy(path)
         if path.suffix in ('.h5', '.hdf5'): return _doctor_h5(path)
-        return _complaints(lambda: check_rows(_open_npy(path), None, path))
+        return _complaint(lambda: check_rows(_open_npy(path), None, path))
     except DataError as e: return [str(e)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcls_nb.attention import Cache
+from mcls_nb.summarize.decoding import beam_search
 from mcls_nb.summarize.fusion import CascadedFusion, ForgetGateFusion
 from mcls_nb.summarize.models import SummarizerConfig, Summarizer, convert_reference, from_reference, summary_loss
 from mcls_nb.transformer import DecoderLayer, EncoderLayer
@@ -179,3 +179,12 @@ def test_a_misfit_is_named(name):
     z = load(name, torch.float32)
     with pytest.raises(ValueError, match='left over'): from_reference(part(z, 'param.'), SummarizerConfig(**{**vars(FULL[name]), 'encoder_fusion': False}))
     with pytest.raises(ValueError, match='expected'): from_reference(part(z, 'param.'), SummarizerConfig(**{**vars(FULL[name]), 'ffn': 64}))
+
+@precise
+@whole
+def test_greedy_summaries_as_released(name, dtype):
+    z = load(name, dtype)
+    masked = SummarizerConfig(**{**vars(FULL[name]), 'mask_video': True})
+    model = from_reference(part(z, 'param.'), masked)
+    found = beam_search(model, batch_of(z), beam=1, max_len=20)
+    for (hyp,), tokens in zip(found, z['gen.tokens']): assert list(hyp.tokens) == tokens[:len(hyp.tokens)].tolist() and not tokens[len(hyp.tokens):].any()

@@ -1,0 +1,13 @@
+"What several test files use."
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope='session')
+def shared_data():
+    "The folder of the real data, which never lie in the repository."
+    folder = Path(os.environ.get('MCLS_DATA') or Path(__file__).resolve().parents[2]/'shared'/'data')
+    if not folder.is_dir(): pytest.skip(f'{folder} is absent: real data is tested where MCLS_DATA names its folder.')
+    return folder

@@ -1,0 +1,121 @@
+"""What users get wrong, end to end: each mistake is answered by one sentence that names the place and the remedy, and leaves nothing behind."""
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mcls_nb.core import DataError
+from mcls_nb.experiments import PRESETS, open_corpus, prepare, run_row
+from mcls_nb.features import HOW2_ACTION
+from mcls_nb.summarize.data import Corpus, load_how2, save_how2
+from mcls_nb.summarize.models import Summarizer
+from mcls_nb.text import Vocab
+from mcls_nb.training import load_weights, save_checkpoint
+
+
+@pytest.fixture(scope='module')
+def sound(tmp_path_factory):
+    "A small corpus in the released layout, with dictionaries."
+    corpus = open_corpus(preset='tiny')
+    splits = {s: r[:4] for s, r in corpus.splits.items()}
+    width = HOW2_ACTION.width
+    features = {r.id: np.pad(corpus.features[r.id], ((0, 0), (0, width - corpus.features[r.id].shape[1]))) for rs in splits.values() for r in rs}
+    folder = tmp_path_factory.mktemp('how2')
+    save_how2(Corpus('how2', splits, features), folder)
+    corpus.vocab('en').save(folder/'dict.all_en')
+    corpus.vocab('pt').save(folder/'dict.src_pt')
+    return folder
+
+@pytest.fixture
+def folder(sound, tmp_path):
+    "A copy of it to break."
+    shutil.copytree(sound, tmp_path/'how2')
+    return tmp_path/'how2'
+
+def first_features(folder, split='train'): return folder/'video_action_features'/f'{(folder/f"{split}_action.txt").read_text().split(chr(10))[0]}.npy'
+def rows(folder): return np.load(first_features(folder), allow_pickle=False)
+def edit(path, change): path.write_text(change(path.read_text('utf-8')), 'utf-8')
+def lines(change): return lambda text: '\n'.join(change(text.split('\n')))
+def with_nan(x): x[1, 2] = np.nan; return x
+
+MISTAKES = { # what is done to the folder -> what the sentence must name
+    'no transcripts': (lambda f: [(f/f'train_art_{l}.txt').unlink() for l in ('en', 'pt')], 'there are no transcripts for train'),
+    'no Portuguese': (lambda f: [(f/f'{s}_art_pt.txt').unlink() for s in ('train', 'val', 'test')], "no transcript of .* 'pt'|'pt'"),
+    'no summaries': (lambda f: (f/'test_sum.txt').unlink(), 'test_sum.txt: the summaries are missing'),
+    'no video names': (lambda f: (f/'val_action.txt').unlink(), 'val_action.txt: the video names are missing'),
+    'no training split': (lambda f: [p.unlink() for p in f.glob('train_*')], r'no files train_\*\.txt'),
+    'no test split': (lambda f: [p.unlink() for p in f.glob('test_*')], r'no files test_\*\.txt'),
+    'a line too few': (lambda f: edit(f/'train_art_pt.txt', lines(lambda l: l[:-1])), 'train_art_pt.txt: 3 lines, but train_sum.txt has 4'),
+    'a line too many': (lambda f: edit(f/'train_sum.txt', lines(lambda l: l + ['one more .'])), 'train_sum.txt has 5'),
+    'empty transcript': (lambda f: edit(f/'train_art_pt.txt', lines(lambda l: [l[0], '', *l[2:]])), 'train_art_pt.txt: line 2 is empty'),
+    'empty summary': (lambda f: edit(f/'test_sum.txt', lines(lambda l: ['   ', *l[1:]])), 'test_sum.txt: line 1 is empty'),
+    'not UTF-8': (lambda f: (f/'train_art_pt.txt').write_bytes((f/'train_art_pt.txt').read_text('utf-8').replace('ã', 'é').encode('latin-1')), 'train_art_pt.txt: byte .* is not UTF-8'),
+    'a video twice': (lambda f: edit(f/'train_action.txt', lines(lambda l: [l[0], l[0], *l[2:]])), 'is listed twice'),
+    'features missing': (lambda f: first_features(f).unlink(), 'have no features'),
+    'feature folder missing': (lambda f: shutil.rmtree(f/'video_action_features'), 'video_action_features'),
+    'features truncated': (lambda f: first_features(f).write_bytes(first_features(f).read_bytes()[:5000]), r'\.npy'),
+    'features empty file': (lambda f: first_features(f).write_bytes(b''), r'\.npy'),
+    'features of another width': (lambda f: np.save(first_features(f), rows(f)[:, :512]), '512'),
+    'NaN in features': (lambda f: np.save(first_features(f), with_nan(rows(f))), 'NaN'),
+    'infinity in features': (lambda f: np.save(first_features(f), rows(f) + np.inf), r'\.npy'),
+    'no frames': (lambda f: np.save(first_features(f), rows(f)[:0]), r'\.npy'),
+    'one dimension': (lambda f: np.save(first_features(f), rows(f)[0]), r'\.npy'),
+    'pickled objects': (lambda f: np.save(first_features(f), np.array([{'a': 1}], dtype=object), allow_pickle=True), r'\.npy'),
+    'text named npy': (lambda f: first_features(f).write_text('not an array'), r'\.npy'),
+    'dictionary without counts': (lambda f: (f/'dict.src_pt').write_text('casa\nrua\n'), 'dict.src_pt: line 1 is not'),
+    'dictionary with specials': (lambda f: (f/'dict.src_pt').write_text('<pad> 1\ncasa 3\n'), 'dict.src_pt: <pad> is listed as a word'),
+    'dictionary with a word twice': (lambda f: (f/'dict.all_en').write_text('a 3\na 2\n'), "dict.all_en: 'a' is listed twice"),
+    'empty dictionary': (lambda f: (f/'dict.all_en').write_text(''), 'dict.all_en: the dictionary is empty'),
+}
+
+def one_sentence(error, out=None):
+    "Short, on one line, ends with a full stop; and nothing half-written is left."
+    text = str(error)
+    assert '\n' not in text and text.endswith('.') and len(text) < 600, text
+    if out and out.exists(): assert not [p for p in out.rglob('*') if p.suffix == '.tmp' or p.name.startswith('.')], list(out.rglob('*'))
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_a_broken_folder_is_explained(folder, tmp_path, mistake):
+    breaks, says = MISTAKES[mistake]
+    breaks(folder)
+    with pytest.raises(DataError, match=says) as e: run_row('VDF', 'tiny', data=str(folder), smoke=True, out=tmp_path/'runs')
+    one_sentence(e.value, tmp_path/'runs')
+    assert not list((tmp_path/'runs').rglob('*.csv')) and not list((tmp_path/'runs').rglob('*.safetensors'))
+
+def test_the_sound_folder_runs(sound, tmp_path):
+    result = run_row('VDF', 'tiny', data=str(sound), smoke=True, out=tmp_path)
+    assert (result.folder/'rows.csv').exists() and len(result.scores['test'].texts) == 4
+
+PARAMETERS = {
+    'unknown row': (dict(row='VDFF'), "did you mean 'VDF'"), 'unknown preset': (dict(preset='smal'), "did you mean 'small'"),
+    'no epochs': (dict(epochs=0), '0 epochs'), 'negative epochs': (dict(epochs=-3), '-3 epochs'), 'no such folder': (dict(data='no/such/folder'), 'no such folder'),
+}
+
+@pytest.mark.parametrize('case', PARAMETERS)
+def test_a_wrong_parameter_is_explained(tmp_path, case):
+    wrong, says = PARAMETERS[case]
+    with pytest.raises(DataError, match=says) as e: run_row(**{'row': 'VDF', 'preset': 'tiny', 'smoke': True, 'out': tmp_path/'runs', **wrong})
+    one_sentence(e.value)
+    assert not (tmp_path/'runs').exists()
+
+def test_an_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path/'file').write_text('in the way')
+    with pytest.raises(DataError, match='choose another folder') as e: run_row('NCLS', 'tiny', smoke=True, out=tmp_path/'file'/'runs')
+    one_sentence(e.value)
+
+def test_a_checkpoint_of_another_configuration(tmp_path):
+    preset, corpus = PRESETS['tiny'], open_corpus(preset='tiny')
+    from mcls_nb.experiments import ROWS
+    save_checkpoint(tmp_path/'ncls.safetensors', prepare(ROWS['NCLS'], preset, corpus).model)
+    with pytest.raises(DataError, match='ncls.safetensors') as e: load_weights(prepare(ROWS['VDF'], preset, corpus).model, tmp_path/'ncls.safetensors')
+    one_sentence(e.value)
+
+def test_a_video_longer_than_the_model_has_places_for():
+    from mcls_nb.experiments import ROWS
+    setup = prepare(ROWS['VDF'], replace(PRESETS['tiny'], model=replace(PRESETS['tiny'].model, max_video=3)), open_corpus(preset='tiny'))
+    batch = setup.data['test'].collate([0])
+    with pytest.raises(DataError, match='more than the model has places for'): Summarizer(setup.model.cfg)(batch)
+
+def test_a_vocabulary_with_a_word_of_two_words():
+    with pytest.raises(DataError, match='is not a word'): Vocab(['good', 'good morning'])

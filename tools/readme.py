@@ -1,0 +1,20 @@
+"Render nbs/index.ipynb as README.md, with the outputs stored there: python tools/readme.py [FOLDER]"
+import re, sys
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+
+root = Path(__file__).resolve().parents[1]
+out = Path(sys.argv[1]) if len(sys.argv) > 1 else root
+
+book = nbformat.read(root/'nbs'/'index.ipynb', as_version=4)
+book.metadata.language_info = {'name': 'python'} # cleaned away in the repository; colours the code
+book.cells = [c for c in book.cells if not re.match(r'#\s*\|\s*hide\b', c.source)]
+for c in book.cells:
+    if c.cell_type == 'code': c.source = re.sub(r'^#\s*\|.*\n', '', c.source, flags=re.M)
+text, made = MarkdownExporter().from_notebook_node(book, {'unique_key': 'README', 'output_files_dir': 'README_files'})
+for name, data in made['outputs'].items(): # pictures
+    (out/name).parent.mkdir(exist_ok=True)
+    (out/name).write_bytes(data)
+(out/'README.md').write_text(re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', encoding='utf-8')
