@@ -21,6 +21,7 @@ class DataError(ValueError):
     ):
         self.what, self.where, self.fix = what, where, fix
         super().__init__((f'{where}: ' if where is not None else '') + what + (f'; {fix}' if fix else '') + '.')
+    def __reduce__(self): return DataError, (self.what, self.where, self.fix) # whole again on the other side of a process
 
 # %% ../nbs/00_core.ipynb #43fde6b5
 def check(
@@ -98,8 +99,8 @@ def atomic(
     path = Path(path)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     remove = lambda p: shutil.rmtree(p) if p.is_dir() else p.unlink(missing_ok=True)
-    remove(tmp)
     try:
+        remove(tmp)
         yield tmp
         if tmp.is_dir() and path.exists():
             old = path.with_name(f'.{path.name}.{os.getpid()}.old')
@@ -107,7 +108,9 @@ def atomic(
             tmp.rename(path)
             remove(old)
         else: os.replace(tmp, path)
-    except OSError as e: raise DataError(f'cannot be written ({e.strerror})', where=path, fix='choose a folder that you may write to') from e
+    except OSError as e:
+        if e.filename and not str(e.filename).startswith(str(tmp)): raise # something else that the block did
+        raise DataError(f'cannot be written ({e.strerror})', where=path, fix='choose a folder that you may write to') from e
     finally:
         if tmp.exists(): remove(tmp)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'PRESETS', 'Row', 'Preset', 'open_corpus', 'Setup', 'prepare', 'word_scores', 'train', 'Scores', 'evaluate',
-           'explain', 'settings', 'Result', 'run_row']
+           'explain', 'settings', 'Job', 'Result', 'run_job', 'run', 'sweep', 'means', 'verdict']
 
 # %% ../nbs/30_experiments.ipynb #7fd42fff
 from dataclasses import asdict, dataclass, field, replace
@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .core import check, choose, config_hash, override, run_folder, set_seed, stream_seed, threads, tidy, versions
+from .core import atomic, check, choose, config_hash, override, progress, run_folder, set_seed, stream_seed, threads, tidy, versions
 from .summarize.data import Corpus, SummaryData, load_how2, world_corpus
 from .summarize.decoding import look, summarize
-from .summarize.metrics import item_scores, report, slot_accuracy
+from .summarize.metrics import report, seed_interval, slot_accuracy
 from .summarize.models import Summarizer, SummarizerConfig, summary_loss
 from .training import FitConfig, History, fit
 from .worlds import How2World, How2WorldConfig
@@ -56,21 +56,23 @@ class Preset:
     beam: int = 6
     max_words: int = 200  # longest summary
     threads: int = 0      # CPU threads for matrix products; 0 = all
+    metrics: tuple = ()   # what summaries are scored with; () = all of the dialect
 
 # %% ../nbs/30_experiments.ipynb #dbb4dd21
 PRESETS = {
     'tiny': Preset(
         How2WorldConfig(topics=3, actions=4, objects=4, tools=2, adjectives=4, people=4, pretrain=600, train=150, val=40, test=60, fillers_max=1, distractors_min=0, distractors_max=1),
         SummarizerConfig(d=48, heads=2, ffn=96, encoder_layers=2, decoder_layers=1, attention_dropout=0., ffn_dropout=0.),
-        FitConfig(epochs=16, batch_size=16, lr=2e-3, clip=1., monitor='accuracy'), beam=2, max_words=40, threads=1),
+        FitConfig(epochs=16, batch_size=16, lr=2e-3, clip=1., monitor='accuracy', checkpoint_gap=20.), beam=2, max_words=40, threads=1,
+        metrics=('rouge1', 'rouge2', 'rougeL', 'bleu1', 'bleu2', 'bleu3', 'bleu4', 'cider')),
     'small': Preset(
         How2WorldConfig(),
         SummarizerConfig(d=64, heads=2, ffn=128, encoder_layers=2, decoder_layers=1, attention_dropout=0., ffn_dropout=0.),
-        FitConfig(epochs=40, batch_size=16, lr=2e-3, clip=1., monitor='accuracy'), beam=6, max_words=60, threads=1),
+        FitConfig(epochs=40, batch_size=16, lr=2e-3, clip=1., monitor='accuracy', checkpoint_gap=20.), beam=6, max_words=60, threads=1),
     'full': Preset(
         How2WorldConfig(topics=24, actions=12, objects=16, tools=8, adjectives=100, people=200, pretrain=59539, train=13167, val=150, test=2000,
                         fillers_min=6, fillers_max=12, frames_min=48, frames_max=64, d_video=256),
-        SummarizerConfig(), FitConfig(epochs=50, batch_size=8, micro_batch=2, lr=1.5e-4, warmup=4000, clip=.1, bf16='auto', monitor='accuracy')),
+        SummarizerConfig(), FitConfig(epochs=50, batch_size=8, micro_batch=2, lr=1.5e-4, warmup=.05, clip=.1, bf16='auto', monitor='accuracy', checkpoint_every=500, checkpoint_gap=60.)),
 }
 
 # %% ../nbs/30_experiments.ipynb #abac73d2
@@ -157,14 +159,14 @@ def evaluate(
     setup:Setup, # with a trained model
     split:str='test', # what to judge on
     limit:int=None, # only so many records
-    only=None, # metrics; all of the dialect by default
+    only=None, # metrics; the preset's by default
 )->Scores:
     "Decode a split and score it."
     data = choose(setup.data, split, 'split')
     if limit: data = SummaryData(data.records[:limit], data.features, data.src_vocab, data.tgt_vocab, setup.row.language, setup.preset.max_text, setup.preset.max_video)
     hyps = summarize(setup.model, data, what=f'{setup.row.name}: {split} summaries', beam=setup.preset.beam, max_len=setup.preset.max_words)
     texts, references = [data.tgt_vocab.decode(h.tokens) for h in hyps], [r.summary for r in data.records]
-    table = report(texts, references, floor_from=[r.summary for r in setup.data['train'].records], only=only)
+    table = report(texts, references, floor_from=[r.summary for r in setup.data['train'].records], only=only or setup.preset.metrics or None)
     slots = _slot_rows(texts, data.records, table.attrs['floor'])
     return Scores(hyps, texts, pd.concat([table, pd.DataFrame(slots)], ignore_index=True) if slots else table)
 
@@ -188,51 +190,133 @@ def settings(
     epochs:int=None, # of the preset by default
     seed:int=0, # of weights, dropout and batches
     smoke:bool=False, # one epoch with a small beam, to see that the parts turn
+    use:str=None, # 'best' weights on validation, or the 'last' ones as released; of the preset by default
 )->Preset:
     "A preset with a run's own parameters."
     p = choose(PRESETS, preset, 'preset')
     check(epochs is None or epochs >= 1, f'{epochs} epochs are none', 'parameter epochs', 'train for at least one')
-    p = replace(p, fit=override(p.fit, epochs=1 if smoke else epochs, seed=seed))
+    p = replace(p, fit=override(p.fit, epochs=1 if smoke else epochs, seed=seed, use=use))
     return replace(p, beam=1, max_words=30) if smoke else p
 
-# %% ../nbs/30_experiments.ipynb #5791121e
+# %% ../nbs/30_experiments.ipynb #99421cfa
+@dataclass(frozen=True)
+class Job:
+    "What decides the numbers of a run."
+    row: str = 'VDF'       # one of `ROWS`
+    preset: str = 'small'  # one of `PRESETS`
+    seed: int = 0          # of the model
+    data: str = ''         # folder in How2's released layout; empty = generated world
+    epochs: int = None     # of the preset by default
+    smoke: bool = False    # one epoch on a few records
+    use: str = None        # 'best' or 'last' weights; of the preset by default
+
+    def open(self)->Corpus:
+        "The corpus, cut to 16 records a split for a smoke run."
+        corpus = open_corpus(self.data, self.preset)
+        return replace(corpus, splits={s: r[:16] for s, r in corpus.splits.items()}) if self.smoke else corpus
+
+    @property
+    def settings(self)->Preset: return settings(self.preset, self.epochs, self.seed, self.smoke, self.use)
+
+    @property
+    def about(self)->str:
+        "A hash of the system, the sizes, the data and the seed."
+        files = sorted((f.name, f.stat().st_size) for f in Path(self.data).glob('*.*')) if self.data else None
+        return config_hash(choose(ROWS, self.row, 'row'), self.settings, files, self.seed, self.smoke)
+
+    def folder(self, out)->Path:
+        "Where the run writes below `out`."
+        name = self.row.lower().replace('/', '').replace(' ', '-')
+        return Path(out)/f'{name}-{self.preset}-s{self.seed}-{self.about}'
+
+# %% ../nbs/30_experiments.ipynb #2bea23cd
 @dataclass
 class Result:
-    "A finished run."
+    "A finished run with everything it was made of."
     setup: Setup
     history: History
     scores: dict         # split -> `Scores`
     rows: pd.DataFrame   # tidy
     folder: Path         # what it wrote
 
-# %% ../nbs/30_experiments.ipynb #c43baccb
-def _folder(out, row, preset, corpus, seed, name): # one folder a configuration
-    about = config_hash(row, preset, corpus.name, {s: [r.id for r in rs] for s, rs in corpus.splits.items()}, seed)
-    return run_folder(Path(out)/f'{row.name.lower().replace("/", "").replace(" ", "-")}-{name}-s{seed}-{about}'), about
-
-def _tidy_rows(scores, setup, name, seed, about):
-    tags = dict(run=f'{setup.row.name}/{name}/{seed}', row=setup.row.name, preset=name, seed=seed, config_hash=about, versions=str(versions()))
+# %% ../nbs/30_experiments.ipynb #48f8f386
+def _tidy_rows(scores, job):
+    tags = dict(run=f'{job.row}/{job.preset}/{job.seed}', row=job.row, preset=job.preset, seed=job.seed, config_hash=job.about, versions=str(versions()))
     return pd.concat([tidy(dict(zip(s.table.metric, s.table.value)), split=split, **tags) for split, s in scores.items()], ignore_index=True)
 
-# %% ../nbs/30_experiments.ipynb #dc36bbf8
-def run_row(
+def _write(result): # summaries first: rows.csv says that the run is finished
+    test = result.setup.data['test'].records
+    texts = pd.DataFrame({'id': [r.id for r in test], 'reference': [r.summary for r in test], 'summary': result.scores['test'].texts})
+    for name, frame in (('summaries.csv', texts), ('rows.csv', result.rows)):
+        with atomic(result.folder/name) as p: frame.to_csv(p, index=False)
+
+# %% ../nbs/30_experiments.ipynb #39050320
+def run_job(
+    job:Job, # what to run
+    out='runs', # folder of all runs
+)->Result:
+    "Train (or go on training), decode and score one system."
+    folder, sizes = job.folder(out), job.settings
+    setup = prepare(choose(ROWS, job.row, 'row'), sizes, job.open(), job.seed)
+    run_folder(folder)
+    with threads(sizes.threads):
+        history = train(setup, folder)
+        scores = {'test': evaluate(setup), 'train': evaluate(setup, 'train', limit=50, only=('rouge1', 'rouge2', 'rougeL'))}
+    result = Result(setup, history, scores, _tidy_rows(scores, job), folder)
+    _write(result)
+    return result
+
+# %% ../nbs/30_experiments.ipynb #21a31c4c
+def run(
     row:str='VDF', # one of `ROWS`
     preset:str='small', # one of `PRESETS`
     seed:int=0, # of the model
     data:str='', # folder in How2's released layout; empty = generated world
-    epochs:int=None, # of the preset by default
-    out='runs', # where the run's folder is made
-    smoke:bool=False, # one epoch on a few records
-)->Result:
-    "Train, decode and score one system."
-    system, sizes, corpus = choose(ROWS, row, 'row'), settings(preset, epochs, seed, smoke), open_corpus(data, preset)
-    if smoke: corpus = replace(corpus, splits={s: r[:16] for s, r in corpus.splits.items()})
-    folder, about = _folder(out, system, sizes, corpus, seed, preset)
-    setup = prepare(system, sizes, corpus, seed)
-    with threads(sizes.threads):
-        history = train(setup, folder)
-        scores = {'test': evaluate(setup), 'train': evaluate(setup, 'train', limit=50, only=('rouge1', 'rouge2', 'rougeL'))}
-    rows = _tidy_rows(scores, setup, preset, seed, about)
-    rows.to_csv(folder/'rows.csv', index=False)
-    pd.DataFrame({'id': [r.id for r in setup.data['test'].records], 'reference': [r.summary for r in setup.data['test'].records], 'summary': scores['test'].texts}).to_csv(folder/'summaries.csv', index=False)
-    return Result(setup, history, scores, rows, folder)
+    out='runs', # folder of all runs
+    **job, # other fields of `Job`
+)->pd.DataFrame: # columns `core.TIDY`
+    "The tidy rows of a run; run it unless it has been."
+    job = Job(row, preset, seed, data, **job)
+    file = job.folder(out)/'rows.csv'
+    return pd.read_csv(file) if file.exists() else run_job(job, out).rows
+
+# %% ../nbs/30_experiments.ipynb #4c344fe4
+def sweep(
+    rows, # names of rows
+    seeds, # seeds of the model
+    jobs:int=-1, # processes; -1 = one a core
+    **same, # what all runs share: preset, data, out and other parameters of `run`
+)->pd.DataFrame: # columns `core.TIDY`
+    "Run every row with every seed, in parallel."
+    from joblib import Parallel, delayed
+    todo = [(r, s) for s in seeds for r in rows]
+    check(todo, 'there is nothing to run', 'sweep', 'give at least one row and one seed')
+    for r in rows: choose(ROWS, r, 'row')
+    done = Parallel(jobs, return_as='generator')(delayed(run)(r, seed=s, **same) for r, s in todo)
+    return pd.concat(list(progress(done, 'runs', total=len(todo))), ignore_index=True)
+
+# %% ../nbs/30_experiments.ipynb #1fff96c4
+def means(
+    rows:pd.DataFrame, # tidy
+    metrics=('rougeL', 'slots'), # which to show
+    split:str='test', # where
+)->pd.DataFrame: # row, metric, seeds, value, low, high
+    "Mean and interval over seeds, for each row and metric."
+    part = rows[(rows.split == split) & rows.metric.isin(metrics)]
+    stats = [dict(row=r, metric=m, seeds=g.seed.nunique(), **dict(zip(('value', 'low', 'high'), seed_interval(g.value)))) for (r, m), g in part.groupby(['row', 'metric'], sort=False)]
+    return pd.DataFrame(stats)
+
+# %% ../nbs/30_experiments.ipynb #ac15a5b7
+def verdict(
+    rows:pd.DataFrame, # tidy
+    better:str, # a row
+    worse:str, # another
+    metric:str='rougeL', # higher is better
+    split:str='test', # where
+)->dict: # claim, seeds, difference, low, high, verdict
+    "Whether `better` beats `worse`, over the seeds that both were run with."
+    part = rows[(rows.split == split) & (rows.metric == metric)].pivot(index='seed', columns='row', values='value')
+    for r in (better, worse): choose({c: 0 for c in part.columns}, r, 'row')
+    d, low, high = seed_interval((part[better] - part[worse]).dropna())
+    word = 'holds' if low > 0 else 'does not hold' if high < 0 else 'undecided'
+    return dict(claim=f'{better} > {worse}', metric=metric, seeds=int((part[better] - part[worse]).count()), difference=d, low=low, high=high, verdict=word)

@@ -33,6 +33,7 @@ class FitConfig:
     patience:int = 0 # epochs without improvement before training stops; 0 = never stops early
     monitor:str = 'loss' # what improves: 'loss' (lower is better) or a metric of `validate` (higher is better)
     checkpoint_every:int = 0 # updates between checkpoints; 0 = at the end of epochs only
+    checkpoint_gap:float = 0. # least seconds between checkpoints, where epochs take less time than writing one
     use:str = 'best' # weights that the model carries in the end: 'best' or 'last'
     def __post_init__(self): _check_config(self)
 
@@ -43,7 +44,7 @@ def _check_config(cfg):
               betas=len(cfg.betas) == 2 and all(0 <= b < 1 for b in cfg.betas), eps=0 < cfg.eps < math.inf,
               weight_decay=0 <= cfg.weight_decay < math.inf, min_lr_ratio=0 <= cfg.min_lr_ratio <= 1, clip=cfg.clip >= 0,
               warmup=0 <= cfg.warmup < 1 or cfg.warmup >= 1 and cfg.warmup == int(cfg.warmup), bf16=cfg.bf16 in ('yes', 'no', 'auto'),
-              patience=cfg.patience >= 0, checkpoint_every=cfg.checkpoint_every >= 0, use=cfg.use in ('best', 'last'))
+              patience=cfg.patience >= 0, checkpoint_every=cfg.checkpoint_every >= 0, checkpoint_gap=cfg.checkpoint_gap >= 0, use=cfg.use in ('best', 'last'))
     for f in dataclasses.fields(cfg):
         check(ok.get(f.name, True), f'{getattr(cfg, f.name)!r} is not a possible value', where=f'parameter {f.name}',
               fix=f'the default is {f.default!r}')
@@ -261,6 +262,7 @@ class _Run:
     bf16:bool
     versions:dict # of the libraries, looked up once
     best:dict = None # best weights, where there is no folder for them
+    saved:float = -math.inf # when the last checkpoint was written
 
 # %% ../nbs/07_training.ipynb #7df74f62
 def _start(model, data, loss, cfg, out, validate, note):
@@ -288,6 +290,12 @@ def _save(run, name, optimizer=None):
     if run.out and run.acc.is_main_process:
         save_checkpoint(run.out/f'{name}.safetensors', run.model, optimizer, **run.at, **run.about,
                         config_hash=config_hash(run.about), versions=run.versions)
+
+def _save_last(run):
+    "Write where the run stands, unless that was done a moment ago and there is more to come."
+    if run.at['finished'] or time.monotonic() - run.saved >= run.cfg.checkpoint_gap:
+        _save(run, 'last', run.optimizer)
+        run.saved = time.monotonic()
 
 # %% ../nbs/07_training.ipynb #e23d2b5a
 def _reseed(device, *names):
@@ -363,7 +371,7 @@ def _close_epoch(run):
         at['best'] = dict(epoch=at['epoch'], value=value)
         if run.out: _save(run, 'best')
         elif cfg.use == 'best': run.best = {n: t.clone() for n, t in run.model.state_dict().items()}
-    _save(run, 'last', run.optimizer)
+    _save_last(run)
     if run.out and run.acc.is_main_process:
         with atomic(run.out/'history.csv') as tmp: History(at['history']).frame.to_csv(tmp, index=False)
 
@@ -383,7 +391,7 @@ def _epoch(run, bar):
             bar.set_postfix(loss=f'{loss:.4g}', refresh=False)
             bar.update()
         end = at['step'] == sum(run.plan[:epoch + 1])
-        if run.validate if end else cfg.checkpoint_every and at['step'] % cfg.checkpoint_every == 0: _save(run, 'last', run.optimizer)
+        if run.validate if end else cfg.checkpoint_every and at['step'] % cfg.checkpoint_every == 0: _save_last(run)
 
 # %% ../nbs/07_training.ipynb #3f2304ff
 def fit(

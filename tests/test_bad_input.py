@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mcls_nb.core import DataError
-from mcls_nb.experiments import PRESETS, open_corpus, prepare, run_row
+from mcls_nb.experiments import PRESETS, ROWS, Job, open_corpus, prepare, run_job
 from mcls_nb.features import HOW2_ACTION
 from mcls_nb.summarize.data import Corpus, load_how2, save_how2
 from mcls_nb.summarize.models import Summarizer
@@ -79,12 +79,12 @@ def one_sentence(error, out=None):
 def test_a_broken_folder_is_explained(folder, tmp_path, mistake):
     breaks, says = MISTAKES[mistake]
     breaks(folder)
-    with pytest.raises(DataError, match=says) as e: run_row('VDF', 'tiny', data=str(folder), smoke=True, out=tmp_path/'runs')
+    with pytest.raises(DataError, match=says) as e: run_job(Job('VDF', 'tiny', data=str(folder), smoke=True), tmp_path/'runs')
     one_sentence(e.value, tmp_path/'runs')
     assert not list((tmp_path/'runs').rglob('*.csv')) and not list((tmp_path/'runs').rglob('*.safetensors'))
 
 def test_the_sound_folder_runs(sound, tmp_path):
-    result = run_row('VDF', 'tiny', data=str(sound), smoke=True, out=tmp_path)
+    result = run_job(Job('VDF', 'tiny', data=str(sound), smoke=True), tmp_path)
     assert (result.folder/'rows.csv').exists() and len(result.scores['test'].texts) == 4
 
 PARAMETERS = {
@@ -95,24 +95,22 @@ PARAMETERS = {
 @pytest.mark.parametrize('case', PARAMETERS)
 def test_a_wrong_parameter_is_explained(tmp_path, case):
     wrong, says = PARAMETERS[case]
-    with pytest.raises(DataError, match=says) as e: run_row(**{'row': 'VDF', 'preset': 'tiny', 'smoke': True, 'out': tmp_path/'runs', **wrong})
+    with pytest.raises(DataError, match=says) as e: run_job(Job(**{'row': 'VDF', 'preset': 'tiny', 'smoke': True, **wrong}), tmp_path/'runs')
     one_sentence(e.value)
     assert not (tmp_path/'runs').exists()
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):
     (tmp_path/'file').write_text('in the way')
-    with pytest.raises(DataError, match='choose another folder') as e: run_row('NCLS', 'tiny', smoke=True, out=tmp_path/'file'/'runs')
+    with pytest.raises(DataError, match='choose another folder') as e: run_job(Job('NCLS', 'tiny', smoke=True), tmp_path/'file'/'runs')
     one_sentence(e.value)
 
 def test_a_checkpoint_of_another_configuration(tmp_path):
     preset, corpus = PRESETS['tiny'], open_corpus(preset='tiny')
-    from mcls_nb.experiments import ROWS
     save_checkpoint(tmp_path/'ncls.safetensors', prepare(ROWS['NCLS'], preset, corpus).model)
     with pytest.raises(DataError, match='ncls.safetensors') as e: load_weights(prepare(ROWS['VDF'], preset, corpus).model, tmp_path/'ncls.safetensors')
     one_sentence(e.value)
 
 def test_a_video_longer_than_the_model_has_places_for():
-    from mcls_nb.experiments import ROWS
     setup = prepare(ROWS['VDF'], replace(PRESETS['tiny'], model=replace(PRESETS['tiny'].model, max_video=3)), open_corpus(preset='tiny'))
     batch = setup.data['test'].collate([0])
     with pytest.raises(DataError, match='more than the model has places for'): Summarizer(setup.model.cfg)(batch)

@@ -32,7 +32,7 @@ def test_an_unknown_parameter_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_same_seed_same_summaries_in_another_process(tmp_path):
-    code = 'import sys; from mcls_nb.experiments import run_row; run_row("VDF", "tiny", seed=3, epochs=3, out=sys.argv[1])'
+    code = 'import sys; from mcls_nb.experiments import Job, run_job; run_job(Job("VDF", "tiny", seed=3, epochs=3), sys.argv[1])'
     for name in 'ab': subprocess.run([sys.executable, '-c', code, tmp_path/name], check=True, capture_output=True)
     for file in ('summaries.csv', 'rows.csv', 'history.csv', 'best.safetensors'):
         a, b = (next((tmp_path/name).rglob(file)) for name in 'ab')
