@@ -10,7 +10,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
 from .batching import length_mask
 from .core import check, choose
@@ -20,7 +19,8 @@ def _check_states(x, mask, name): # b s d with a mask b s, every sample with a s
     check(x.dim() == 3, f'states have the shape {tuple(x.shape)} instead of batch, time, width', name, 'add the missing axis')
     check(x.shape[1] > 0 and len(x) > 0, 'there is no step', name, 'leave empty sequences out of the batch')
     if mask is None: return
-    check(mask.shape == x.shape[:2], f'a mask of {tuple(mask.shape)} does not fit states of {tuple(x.shape)}', name, 'pass the mask of the same batch')
+    fits = mask.shape == x.shape[:2]
+    check(fits, f'a mask of {tuple(mask.shape)} does not fit states of {tuple(x.shape)}', name, 'pass the mask of the same batch')
     check(mask.dtype == torch.bool, f'the mask is {mask.dtype}', name, 'make it boolean, True = valid')
     check(mask.any(1).all(), 'a sequence has no valid step', name, 'leave empty sequences out of the batch')
 
@@ -44,7 +44,8 @@ def align_pool(
     "Adaptive average pooling over time, each sample from its own valid steps to its own length (MCLS paper, section 2.4)."
     _check_states(x, mask, 'align_pool')
     t = torch.as_tensor(length, device=x.device)
-    check(t.dim() == 0 or t.shape == x.shape[:1], f'{t.numel()} lengths do not fit {len(x)} samples', 'align_pool', 'pass one length, or one for each sample')
+    fits = t.dim() == 0 or t.shape == x.shape[:1]
+    check(fits, f'{t.numel()} lengths do not fit {len(x)} samples', 'align_pool', 'pass one length, or one for each sample')
     check((t > 0).all(), 'a length is not positive', 'align_pool', 'leave empty sequences out of the batch')
     t = t.expand(len(x))
     if mask is None: mask = x.new_ones(x.shape[:2], dtype=torch.bool)
@@ -75,9 +76,9 @@ def _sweep(A, step): # -D / gamma -> A or B, in place: forward with a step of 1,
     N, M = A.shape[1] - 2, A.shape[0] - A.shape[1] - 1
     for k in range(N + M - 1)[::step]:
         i, e = max(0, k - M + 1), min(N, k + 1) # the antidiagonal has rows i to e
-        same, next_ = slice(i + 1, e + 1), slice(i + 1 - step, e + 1 - step)
+        here, there = slice(i + 1, e + 1), slice(i + 1 - step, e + 1 - step)
         near, far = A[k + 2 - step], A[k + 2 - 2 * step]
-        A[k + 2, same] += torch.logaddexp(torch.logaddexp(near[same], near[next_]), far[next_])
+        A[k + 2, here] += torch.logaddexp(torch.logaddexp(near[here], near[there]), far[there])
 
 # %% ../nbs/06_distill.ipynb #421e87c8
 class _SoftDTW(torch.autograd.Function):
@@ -95,8 +96,9 @@ class _SoftDTW(torch.autograd.Function):
         return (-gamma * total).to(D.dtype)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, g): return g[:, None, None] * ctx.saved_tensors[0], None, None, None
+    def backward(ctx, g):
+        check(not torch.is_grad_enabled(), 'there is no second derivative', 'soft_dtw', 'differentiate without create_graph')
+        return g[:, None, None] * ctx.saved_tensors[0], None, None, None
 
 # %% ../nbs/06_distill.ipynb #793a1b9a
 def _allowed(N, M, n, m, bandwidth): # b N M: inside the sample and inside the band
@@ -114,14 +116,25 @@ def soft_dtw_cost(
     bandwidth:int=None, # how far a path may leave the even pace, in steps of the shorter sequence
 ): # b
     "Soft-DTW of given distances (Cuturi and Blondel, 2017, Eq. 3); time and memory grow with b n m."
-    check(D.dim() == 3 and D.numel() > 0, f'distances have the shape {tuple(D.shape)} instead of batch, rows, columns', 'soft_dtw', 'leave empty sequences out of the batch')
+    shape = tuple(D.shape)
+    whole = len(shape) == 3 and 0 not in shape
+    check(whole, f'distances have the shape {shape} instead of batch, rows, columns', 'soft_dtw', 'leave out what is empty')
     check(0 < gamma < math.inf, f'gamma is {gamma}', 'soft_dtw', 'choose a positive number, e.g. 1')
     check(bandwidth is None or bandwidth >= 1, f'a bandwidth of {bandwidth} leaves no path', 'soft_dtw', 'choose 1 or more')
-    if D.shape[1] > D.shape[2]: D, n, m = D.transpose(1, 2), m, n # the storage is shorter this way
+    if shape[1] > shape[2]: D, n, m = D.transpose(1, 2), m, n # the storage is shorter this way
     ragged = n is not None or m is not None or bandwidth is not None
-    n, m = (torch.as_tensor(full if v is None else v, device=D.device).expand(len(D)) for v, full in ((n, D.shape[1]), (m, D.shape[2])))
-    if ragged: D = D.masked_fill(~_allowed(*D.shape[1:], n, m, bandwidth), math.inf)
+    n, m = (torch.as_tensor(all_ if v is None else v, device=D.device).expand(len(D)) for v, all_ in zip((n, m), D.shape[1:]))
+    if ragged:
+        fits = (0 < n) & (n <= D.shape[1]) & (0 < m) & (m <= D.shape[2])
+        check(fits.all(), 'a length is not within the table', 'soft_dtw', 'leave empty sequences out of the batch')
+        D = D.masked_fill(~_allowed(*D.shape[1:], n, m, bandwidth), math.inf)
     return _SoftDTW.apply(D, float(gamma), n, m)
+
+# %% ../nbs/06_distill.ipynb #6e6a5cbb
+def _precise(*tensors): # the same in one type, at least single precision
+    dtype = torch.float32
+    for t in tensors: dtype = torch.promote_types(dtype, t.dtype)
+    return [t.to(dtype) for t in tensors]
 
 # %% ../nbs/06_distill.ipynb #2566041e
 def squared_distances(
@@ -129,6 +142,7 @@ def squared_distances(
     y, # b m d
 ): # b n m, never negative
     "Squared Euclidean distances between all steps of two sequences."
+    x, y = _precise(x, y)
     center = torch.cat([x, y], 1).detach().mean(1, keepdim=True) # b 1 d
     x, y = x - center, y - center
     with torch.autocast(x.device.type, enabled=False): # a product in bfloat16 would leave nothing of a difference
@@ -144,16 +158,12 @@ def _compact(x, mask): # b s d -> valid steps first, zeros after them, and their
     out[real] = x[mask] # (sum n) d -> b n d
     return out, size
 
-def _precise(*tensors): # the same in one type, at least single precision
-    dtype = torch.float32
-    for t in tensors: dtype = torch.promote_types(dtype, t.dtype)
-    return [t.to(dtype) for t in tensors]
-
 def _check_pair(x, y, x_mask, y_mask, name):
     _check_states(x, x_mask, name)
     _check_states(y, y_mask, name)
     check(len(x) == len(y), f'{len(x)} sequences cannot be compared with {len(y)}', name, 'pass two batches of the same pairs')
-    check(x.shape[2] == y.shape[2], f'states of width {x.shape[2]} cannot be compared with states of width {y.shape[2]}', name, 'choose teacher and student of one width')
+    d, e = x.shape[2], y.shape[2]
+    check(d == e, f'states of width {d} cannot be compared with states of width {e}', name, 'choose teacher and student of one width')
 
 # %% ../nbs/06_distill.ipynb #3d3a5077
 def soft_dtw(
@@ -166,7 +176,7 @@ def soft_dtw(
 ): # b
     "Soft-DTW of squared Euclidean distances: how much two sequences differ once one is warped onto the other; can be negative."
     _check_pair(x, y, x_mask, y_mask, 'soft_dtw')
-    (x, n), (y, m) = ((_compact(v, mask)) for v, mask in zip(_precise(x, y), (x_mask, y_mask)))
+    (x, n), (y, m) = (_compact(v, mask) for v, mask in ((x, x_mask), (y, y_mask)))
     return soft_dtw_cost(squared_distances(x, y), gamma, n, m, bandwidth)
 
 # %% ../nbs/06_distill.ipynb #b380df21
@@ -204,6 +214,21 @@ def kd_loss(
     total, count = kd_sum(student, teacher, student_mask, teacher_mask, align, **kwargs)
     return total / count
 
+# %% ../nbs/06_distill.ipynb #fe8c1e13
+def _check_scores(teacher, student, tau, mask, square):
+    shape, where = tuple(student.shape), 'consolidate'
+    there = tuple(teacher.shape)
+    check(there == shape, f"the teacher's scores are {there}, the student's {shape}", where, 'score the same items')
+    check(student.numel() > 0, 'there is no score', where, 'pass at least one')
+    check(0 < tau < math.inf, f'tau is {tau}', where, 'choose a positive number')
+    square = not square or len(shape) > 1 and shape[-1] == shape[-2]
+    check(square, f'scores of {shape} have no diagonal', where, 'pass as many items as queries')
+    if mask is None: return
+    there = tuple(mask.shape)
+    fits = mask.dtype == torch.bool and len(there) <= len(shape) and all(a in (1, b) for a, b in zip(there[::-1], shape[::-1]))
+    check(fits, f'a {mask.dtype} mask of {there} does not fit scores of {shape}', where, 'pass a boolean mask of the same items')
+    check(mask.any(-1).all(), 'a row has no valid score', where, 'leave it out')
+
 # %% ../nbs/06_distill.ipynb #a5b9d984
 def consolidate(
     teacher_scores, # ... n; no gradient flows into them
@@ -214,15 +239,10 @@ def consolidate(
 ): # ... , one value for each row
     "Cross-entropy of the student's softmax against the teacher's, row by row (C³ paper, Eqs. 5, 6, 9)."
     choose(dict.fromkeys(('full', 'diagonal')), reading, 'reading')
-    check(teacher_scores.shape == student_scores.shape, f"the teacher's scores are {tuple(teacher_scores.shape)}, the student's {tuple(student_scores.shape)}", 'consolidate', 'score the same items')
-    check(student_scores.numel() > 0, 'there is no score', 'consolidate', 'pass at least one')
-    check(0 < tau < math.inf, f'tau is {tau}', 'consolidate', 'choose a positive number')
-    square = student_scores.dim() > 1 and student_scores.shape[-1] == student_scores.shape[-2]
-    check(reading == 'full' or square, f'scores of {tuple(student_scores.shape)} have no diagonal', 'consolidate', 'pass as many items as queries')
+    _check_scores(teacher_scores, student_scores, tau, mask, reading == 'diagonal')
     teacher, student = (s / tau for s in _precise(teacher_scores.detach(), student_scores))
-    if mask is not None:
-        check(mask.any(-1).all(), 'a row has no valid score', 'consolidate', 'leave it out')
-        teacher, student = (s.masked_fill(~mask, -math.inf) for s in (teacher, student))
+    if mask is not None: teacher, student = (s.masked_fill(~mask, -math.inf) for s in (teacher, student))
     log_p = student.log_softmax(-1)
-    terms = -teacher.softmax(-1) * (log_p if mask is None else log_p.masked_fill(~mask, 0)) # ... n, with 0 log 0 = 0
+    if mask is not None: log_p = log_p.masked_fill(~mask, 0.) # 0 log 0 = 0
+    terms = -teacher.softmax(-1) * log_p # ... n
     return terms.sum(-1) if reading == 'full' else terms.diagonal(dim1=-2, dim2=-1)

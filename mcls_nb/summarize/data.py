@@ -37,6 +37,7 @@ class Corpus:
     splits: dict        # split -> list of `Record`
     features: object    # mapping: id -> v x d_video float32
     vocabs: dict = field(default_factory=dict) # language -> `Vocab`
+    world: object = None # where the records were generated, for what only it knows
 
     def __repr__(self): return f'{self.name}: ' + ', '.join(f'{len(r)} {s}' for s, r in self.splits.items())
 
@@ -57,7 +58,7 @@ def world_corpus(
     "All four splits of a generated world."
     samples = {split: world.split(split) for split in SPLITS}
     records = {split: [Record(s.id, s.transcripts, s.summary, s.slots) for s in ss] for split, ss in samples.items()}
-    return Corpus(name, records, {s.id: s.video for ss in samples.values() for s in ss})
+    return Corpus(name, records, {s.id: s.video for ss in samples.values() for s in ss}, world=world)
 
 # %% ../../nbs/10_summarize.data.ipynb #4513cc89
 LAYOUT = {'action': 'video names', 'sum': 'summaries', 'art_en': 'English transcripts', 'art_pt': 'Portuguese transcripts'}
@@ -166,6 +167,7 @@ class SummaryData:
         check(records, 'there are no records', 'SummaryData', 'choose another split')
         for r in records: choose(r.transcripts, language, f'transcript of {r.id} in')
         self.records, self.features, self.src_vocab, self.tgt_vocab = records, features, src_vocab, tgt_vocab
+        self.language, self.max_text = language, max_text
         self.max_video, self.batch_size, self.seed = max_video, batch_size, seed
         self.src = [cut(src_vocab.encode(r.transcripts[language]), max_text) for r in records]
         self.tgt = [cut(tgt_vocab.encode(r.summary), max_text) for r in records]
@@ -173,6 +175,10 @@ class SummaryData:
         self.lengths = np.array([[len(s), min(length(r.id), max_video)] for s, r in zip(self.src, records)]) # n 2: text, video
 
     def __len__(self): return len(self.records)
+
+    def head(self, n:int):
+        "The first `n` records, read in the same way."
+        return SummaryData(self.records[:n], self.features, self.src_vocab, self.tgt_vocab, self.language, self.max_text, self.max_video, self.batch_size, self.seed)
 
     def batches(self, epoch:int)->list:
         "Lists of indices for an epoch: like lengths together, another order each time."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SummarizerConfig', 'Memory', 'Outputs', 'VideoPlaces', 'Reader', 'Writer', 'Summarizer', 'summary_loss',
-           'convert_reference', 'from_reference']
+           'word_scores', 'convert_reference', 'from_reference']
 
 # %% ../../nbs/12_summarize.models.ipynb #beea5259
 from dataclasses import dataclass, field
@@ -212,6 +212,23 @@ def summary_loss(
     "Summed cross-entropy over the real target words and their number (MCLS paper, Eq. 11)."
     targets = batch.tgt_out[batch.tgt_mask] # b t -> n
     return F.cross_entropy(model(batch, real_only=True).logits, targets, reduction='sum'), len(targets)
+
+# %% ../../nbs/12_summarize.models.ipynb #36b14556
+@torch.no_grad()
+def word_scores(
+    model:Summarizer, # in evaluation mode
+    data, # `summarize.data.SummaryData`: collate(indices), lengths n x k
+    batch_size:int=32, # samples at once
+)->dict: # loss in nats a word, accuracy in percent
+    "Teacher-forced loss and accuracy a word."
+    device, total, right, n = next(model.parameters()).device, 0., 0, 0
+    order = data.lengths.sum(1).argsort().tolist()
+    for i in range(0, len(order), batch_size):
+        batch = data.collate(order[i:i + batch_size]).to(device)
+        logits, targets = model(batch, real_only=True).logits, batch.tgt_out[batch.tgt_mask]
+        total += F.cross_entropy(logits, targets, reduction='sum').item()
+        right, n = right + (logits.argmax(-1) == targets).sum().item(), n + len(targets)
+    return {'loss': total / n, 'accuracy': 100 * right / n}
 
 # %% ../../nbs/12_summarize.models.ipynb #97807ea7
 _ATTENTION = {'query_proj': 'q', 'key_proj': 'k', 'value_proj': 'v', 'output_proj': 'o'}
