@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TIDY', 'DataError', 'check', 'choose', 'override', 'parameters', 'read_text', 'read_lines', 'atomic', 'run_folder',
-           'stream_seed', 'set_seed', 'threads', 'as_dict', 'config_hash', 'versions', 'tidy', 'progress']
+           'lock', 'stream_seed', 'set_seed', 'threads', 'as_dict', 'config_hash', 'versions', 'tidy', 'progress']
 
 # %% ../nbs/00_core.ipynb #d19d0262
 import ast, contextlib, dataclasses, difflib, hashlib, json, os, platform, random, shutil, sys
@@ -127,6 +127,16 @@ def run_folder(
         probe.unlink()
     except OSError as e: raise DataError(f'cannot be written to ({e.strerror})', where=path, fix='choose another folder for the output') from None
     return path
+
+# %% ../nbs/00_core.ipynb #361de3ab
+@contextlib.contextmanager
+def lock(
+    path, # of the file that stands for what is locked
+    wait:float=-1, # seconds to wait for whoever holds it; -1 = as long as it takes
+):
+    "Hold a lock between processes; `filelock.Timeout` if the wait was in vain."
+    from filelock import FileLock
+    with FileLock(path, timeout=wait) if os.environ.get('RANK', '0') == '0' else contextlib.nullcontext(): yield
 
 # %% ../nbs/00_core.ipynb #eef104e9
 def stream_seed(

@@ -1,10 +1,13 @@
 """The experiment notebooks as a user runs them: through papermill, in a folder of their own."""
-import subprocess, sys
+import json, subprocess, sys
 from pathlib import Path
 
 import pandas as pd
 import papermill
 import pytest
+
+from mcls_nb.core import TIDY, DataError
+from mcls_nb.experiments import sample_sizes, size_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,3 +50,40 @@ def test_same_seed_same_summaries_in_another_process(tmp_path):
 def test_real_records_train(tmp_path, shared_data):
     run('run_vdf', tmp_path, preset='tiny', data=str(shared_data/'how2_mcls_demo'), epochs=2)
     assert len(pd.read_csv(next((tmp_path/'runs').rglob('summaries.csv')))) == 2
+
+@pytest.mark.slow
+def test_run_low_resource(tmp_path):
+    "Files, columns and answers; the second time nothing is run again."
+    small = dict(preset='tiny', smoke=True, systems='VDF-TS-E, VDF', references='VDF', sizes='4, 16', seeds=1, jobs=1)
+    run('run_low_resource', tmp_path, **small)
+    folder = tmp_path/'runs'
+    rows = pd.read_csv(folder/'low-resource-tiny.csv')
+    assert tuple(rows.columns) == TIDY and set(rows.row) == {'VDF-TS-E', 'VDF-TS-E @4', 'VDF', 'VDF @4'}
+    assert {'rougeL', 'bleu4', 'cider', 'slots'} <= set(rows.metric) and 'meteor' not in set(rows.metric)
+    table = pd.read_csv(folder/'low-resource-tiny-table.csv')
+    assert list(table.columns) == ['system', 'samples', 'seeds', 'value', 'low', 'high']
+    assert list(zip(table.system, table.samples)) == [('VDF-TS-E', 4), ('VDF-TS-E', 16), ('VDF', 4), ('VDF', 16)]
+    answers = pd.read_csv(folder/'low-resource-tiny-enough.csv')
+    assert list(zip(answers.system, answers.reference)) == [('VDF-TS-E', 'VDF')] * 2 and answers.surely.isna().all() # one seed is never sure
+    figure = json.loads((folder/'low-resource-tiny-figure.json').read_text())
+    assert [t['name'] for t in figure['data']] == ['VDF-TS-E', 'VDF', 'VDF, all samples']
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob('rows.csv')}
+    run('run_low_resource', tmp_path, **small)
+    assert len(before) == 4 and before == {p: p.stat().st_mtime_ns for p in folder.rglob('rows.csv')}
+
+@pytest.mark.slow
+def test_run_world_knobs(tmp_path):
+    "Worlds in folders of their own, with a teacher each, and the controls of distillation."
+    run('run_world_knobs', tmp_path, preset='tiny', smoke=True, worlds='default, sigma 1.2', rows='VDF, VDF-TS-E', controls='VDF-TS-E, VDF-TS-E shuffled', jobs=1)
+    folder = tmp_path/'runs'
+    rows = pd.read_csv(folder/'world-knobs-tiny.csv')
+    assert list(rows.columns) == [*TIDY, 'world'] and set(rows.world) == {'default', 'sigma 1.2'}
+    for home in (folder, folder/'world-sigma-1.2'): assert len(list((home/'teachers').glob('teacher-*/last.safetensors'))) == 1
+    assert set(pd.read_csv(folder/'world-knobs-tiny-control-verdicts.csv').claim) == {'VDF-TS-E > VDF-TS-E shuffled'}
+    assert set(pd.read_csv(folder/'world-knobs-tiny-items.csv').world) == {'default', 'sigma 1.2'}
+
+@pytest.mark.parametrize('wrong, says', [(dict(sizes='0, 5'), '0 of 16 records'), (dict(sizes='17'), '17 of 16 records'), (dict(sizes='-5'), '-5 of 16 records'), (dict(sizes='few'), 'not a list of numbers'), (dict(seeds=0), 'nothing to run')])
+def test_a_sweep_that_cannot_be_run_is_refused(wrong, says):
+    "The calls of run_low_resource, without the notebook's start."
+    given = dict(sizes='', seeds=1) | wrong
+    with pytest.raises(DataError, match=says): size_jobs(['VDF'], [], sample_sizes(given['sizes'], 16), range(given['seeds']), preset='tiny')

@@ -17,4 +17,5 @@ text, made = MarkdownExporter().from_notebook_node(book, {'unique_key': 'README'
 for name, data in made['outputs'].items(): # pictures
     (out/name).parent.mkdir(exist_ok=True)
     (out/name).write_bytes(data)
+text = text.replace('](../', '](') # links of the notebook start in nbs/
 (out/'README.md').write_text(re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', encoding='utf-8')

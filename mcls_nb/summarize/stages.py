@@ -6,16 +6,16 @@
 __all__ = ['RELEASED', 'RECIPES', 'Train', 'Distil', 'Transplant', 'replace_stage', 'origins', 'transplant', 'teacher_states',
            'Pairs', 'PairData', 'new_student', 'distil_loss', 'distil', 'Plan', 'teach', 'Followed', 'follow']
 
-# %% ../../nbs/15_summarize.stages.ipynb #bbc0f304
+# %% ../../nbs/15_summarize.stages.ipynb #eae8380c
+import hashlib
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from ..batching import bucket_batches, pad
-from ..core import check, choose, config_hash, run_folder, set_seed, stream_seed
+from ..core import check, choose, config_hash, lock, run_folder, set_seed, stream_seed
 from ..distill import align_pool, kd_sum
 from .data import Corpus, SummaryData
 from .models import Reader, Summarizer, SummarizerConfig, summary_loss, word_scores
@@ -96,9 +96,11 @@ def origins(
         return how.layers if (i := _layer(name)) is not None and i < layers else 'teacher'
     return {name: origin(name) for name in names}
 
-# %% ../../nbs/15_summarize.stages.ipynb #5f3be32e
-def _shared_words(new, teacher, src_vocab, teacher_vocab): # new random table with the teacher's rows for shared words
-    table = new.clone()
+# %% ../../nbs/15_summarize.stages.ipynb #dd7e2553
+def _shared_words(name, new, teacher, vocabs): # new random table with the teacher's rows for shared words
+    fit = vocabs is not None and [len(v) for v in vocabs] == [len(new), len(teacher)] and new.shape[1] == teacher.shape[1]
+    check(fit, f'words cannot be shared between tables of {tuple(teacher.shape)} and {tuple(new.shape)}', name, 'use the same vocabularies and sizes in all stages')
+    table, (src_vocab, teacher_vocab) = new.clone(), vocabs
     for i, word in enumerate(src_vocab.tokens):
         if word in teacher_vocab: table[i] = teacher[teacher_vocab.ids[word]]
     return table
@@ -121,7 +123,7 @@ def transplant(
             if came[name] == 'new': continue
             source = given['teacher' if came[name] == 'shared' else came[name]]
             check(name in source, f'the {came[name]} has no such parameter', name, 'distil up to the layer that is to travel')
-            value = _shared_words(p, source[name], *vocabs) if came[name] == 'shared' else source[name]
+            value = _shared_words(name, p, source[name], vocabs) if came[name] == 'shared' else source[name]
             check(value.shape == p.shape, f'the {came[name]} has {tuple(value.shape)}, this model {tuple(p.shape)}', name, 'use the same vocabularies and sizes in all stages')
             p.copy_(value)
     return came
@@ -172,6 +174,7 @@ class PairData:
         batch_size:int, # pairs an update
         seed:int=0, # order of the batches
     ):
+        check([r.id for r in student.records] == [r.id for r in teacher.records], 'the two languages are not of the same records', 'PairData', 'give both the same records in the same order')
         self.src, self.english, self.words = student.src, teacher.src, [len(t) for t in student.tgt]
         if stage.shuffled: self.english = self.english[1:] + self.english[:1]
         self.reader, self.stage, self.batch_size, self.seed = reader, stage, batch_size, seed
@@ -225,7 +228,7 @@ def distil(
     depth = len(teacher.reader.encoder.layers)
     layers = depth if stage.layers is None else stage.layers
     check(0 <= layers <= depth, f'there is no layer {layers}', 'Distil', f'the encoder has {depth}; 0 is the embedding')
-    stage, teacher = replace(stage, layers=layers), teacher.train(stage.teacher_dropout)
+    stage, teacher = replace(stage, layers=layers), teacher.train(stage.teacher_dropout) # in evaluation mode but for that
     set_seed(stream_seed('student', seed))
     student = new_student(cfg, layers)
     data = PairData(student_data, teacher_data, teacher.reader, stage, fit_cfg.batch_size, seed)
@@ -266,9 +269,17 @@ def _validation(plan, language, vocabs): # for fit; None where there is nothing 
     data = _data(plan, 'val', language, vocabs, plan.train)
     return lambda model: word_scores(model, data)
 
+def _judged(cfg, validate): return cfg if validate else replace(cfg, monitor='loss', use='last') # without validation nothing tells which weights are best
+
 def _config(plan, vocabs, **changes):
     some = next(iter(plan.corpus.splits.values()))[0].id
     return replace(plan.model, source_words=len(vocabs[0]), target_words=len(vocabs[1]), d_video=int(plan.corpus.features[some].shape[1]), **changes)
+
+# %% ../../nbs/15_summarize.stages.ipynb #f7074048
+def _mark(data): # names what a data set is made of; of the features, which may be too many to read, a few
+    few = [torch.as_tensor(data.features[r.id]).numpy().tobytes() for r in data.records[::-(-len(data) // 8)]]
+    blobs = [torch.cat(data.src).numpy().tobytes(), torch.cat(data.tgt).numpy().tobytes(), *few]
+    return [r.id for r in data.records], data.lengths.tolist(), [hashlib.sha256(b).hexdigest() for b in blobs]
 
 # %% ../../nbs/15_summarize.stages.ipynb #1730bf22
 def teach(
@@ -280,10 +291,11 @@ def teach(
     cfg = _config(plan, (english, english), share_words=plan.model.reads != 'video')
     set_seed(stream_seed('weights', plan.seed))
     model, data = Summarizer(cfg), _data(plan, 'pretrain', 'en', (english, english), plan.pretrain)
-    about = config_hash(cfg, plan.pretrain, english.name, [r.id for r in data.records], plan.seed)
+    about = config_hash(cfg, plan.pretrain, english.name, _mark(data), plan.seed)
     out = None if folder is None else run_folder(Path(folder)/f'teacher-{plan.model.reads}-s{plan.seed}-{about}')
-    with FileLock(f'{out}.lock') if out else nullcontext():
-        fit(model, data, summary_loss, plan.pretrain, out, _validation(plan, 'en', (english, english)), 'stage 1')
+    with lock(f'{out}.lock') if out else nullcontext():
+        validate = _validation(plan, 'en', (english, english))
+        fit(model, data, summary_loss, _judged(plan.pretrain, validate), out, validate, 'stage 1')
     return model, (english, english)
 
 # %% ../../nbs/15_summarize.stages.ipynb #a6a51e3e
@@ -309,7 +321,10 @@ def follow(
     teachers=None, # folder of teachers; None trains one for this call
 )->Followed:
     "Go through the stages, or go on where a run that was killed had come to."
+    check(plan.model.reads != 'video' or not any(isinstance(s, Distil) for s in recipe), 'a system that reads only video has no text to distil', 'recipe', 'choose one without Distil, or read both')
     taught = any(isinstance(s, Train) and s.on == 'pretrain' for s in recipe)
+    moved = recipe == RECIPES['teacher'] or not taught or any(isinstance(s, Transplant) for s in recipe)
+    check(moved, 'nothing says where the parameters of stage 3 come from', 'recipe', 'put a Transplant before the last Train')
     teacher, (english, target) = teach(plan, teachers) if taught else (None, (None, _vocab(plan, 'en', 'train')))
     if recipe == RECIPES['teacher']: return Followed(teacher, (english, target), 'en', {}, {})
     vocabs, layers, normed, student, histories = (_vocab(plan, 'pt', 'train'), target), plan.model.encoder_layers, False, None, {}
@@ -322,5 +337,6 @@ def follow(
             student, histories['distil'] = _stage_2(plan, teacher, english, vocabs, cfg, stage, out)
         if isinstance(stage, Transplant): came = transplant(model, stage, teacher, student, layers, normed, (vocabs[0], english))
         if isinstance(stage, Train):
-            histories['train'] = fit(model, _data(plan, 'train', 'pt', vocabs, plan.train), summary_loss, plan.train, out and Path(out)/'train', _validation(plan, 'pt', vocabs), 'stage 3' if taught else 'direct')
+            data, validate = _data(plan, 'train', 'pt', vocabs, plan.train), _validation(plan, 'pt', vocabs)
+            histories['train'] = fit(model, data, summary_loss, _judged(plan.train, validate), out and Path(out)/'train', validate, 'stage 3' if taught else 'direct')
     return Followed(model, vocabs, 'pt', histories, came)

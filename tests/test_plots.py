@@ -1,0 +1,77 @@
+"""Figures show the numbers that they are given: tested on values, at sizes that real videos have."""
+import json
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mcls_nb.core import DataError
+from mcls_nb.plots import architecture_svg, attention_fig, curve_fig, gate_fig, score_fig
+
+RNG = np.random.default_rng(0)
+WORDS = ['the', 'a', 'the', '<eos>', '$x$', '<b>bold</b>', '']
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 7), (7, 1), (7, 7), (40, 400)])
+def test_every_cell_is_the_weight_of_its_words(shape):
+    weights = RNG.dirichlet(np.ones(shape[1]), shape[0])
+    rows, columns = ([WORDS[i % 7] for i in range(n)] for n in shape)
+    heat = attention_fig(weights, rows, columns).data[0]
+    np.testing.assert_allclose(heat.z, weights, atol=1e-6)
+    assert len(set(heat.y)) == shape[0] and len(set(heat.x)) == shape[1] # a repeated word keeps its own row
+
+def test_swapping_rows_swaps_cells():
+    weights = RNG.dirichlet(np.ones(3), 2)
+    a, b = (attention_fig(w, words, list('xyz')).data[0] for w, words in ((weights, ['one', 'two']), (weights[::-1], ['two', 'one'])))
+    np.testing.assert_array_equal(a.z, b.z[::-1])
+    assert [y.split()[0] for y in a.y] == [y.split()[0] for y in b.y][::-1]
+
+def test_a_long_transcript_stays_small_and_complete():
+    fig = attention_fig(RNG.dirichlet(np.ones(800), 40), ['word'] * 40, ['palavra'] * 800, window=60)
+    assert fig.data[0].z.shape == (40, 800) and len(fig.to_json()) < 400_000
+    low, high = fig.layout.xaxis.range
+    assert high - low == 60
+
+def test_the_gate_figure_shows_means():
+    gate, attention = RNG.random((6, 32)), RNG.dirichlet(np.ones(9), 6)
+    fig = gate_fig(gate, attention, list('abcdef'))
+    np.testing.assert_allclose(fig.data[0].y, gate.mean(1))
+    np.testing.assert_allclose(fig.data[1].y, attention.mean(0), atol=1e-6)
+
+def test_curves_are_the_history():
+    history = pd.DataFrame([dict(epoch=e, step=3 * e, split=s, metric='loss', value=v) for s, vs in dict(train=(3, 2, 1), valid=(3, 1, 2)).items() for e, v in enumerate(vs, 1)])
+    fig = curve_fig(history)
+    lines = {t.name: t for t in fig.data}
+    assert list(lines['train loss'].y) == [3, 2, 1] and list(lines['valid loss'].x) == [1, 2, 3]
+    assert any(t.name.startswith('best: epoch 2') for t in fig.data)
+
+def test_scores_stand_at_their_values():
+    table = pd.DataFrame([dict(label='VDF', metric='rougeL', value=60., low=58., high=63.), dict(label='MT', metric='rougeL', value=50., low=np.nan, high=np.nan)])
+    dots = score_fig(table).data
+    assert any(60. in list(t.x) for t in dots if t.x is not None) and any(50. in list(t.x) for t in dots if t.x is not None)
+
+WRONG = {
+    'one head too many': lambda: attention_fig(np.ones((2, 3, 3)), list('abc'), list('abc')),
+    'another number of words': lambda: attention_fig(np.ones((2, 3)), list('ab'), list('abcd')),
+    'negative weights': lambda: attention_fig(-np.ones((2, 2)), list('ab'), list('ab')),
+    'NaN': lambda: attention_fig(np.full((2, 2), np.nan), list('ab'), list('ab')),
+    'a gate beyond 1': lambda: gate_fig(np.full((2, 4), 1.5), np.ones((2, 3)) / 3, list('ab')),
+    'a gate of other words': lambda: gate_fig(np.ones((3, 4)), np.ones((2, 3)) / 3, list('ab')),
+    'no such column': lambda: curve_fig(pd.DataFrame(dict(epoch=[1], value=[2.]))),
+    'no such metric': lambda: curve_fig(pd.DataFrame([dict(epoch=1, split='train', metric='loss', value=1.)]), metrics=('bleu',)),
+    'an empty table': lambda: score_fig(pd.DataFrame(columns=['label', 'value', 'low', 'high'])),
+    'another kind of input': lambda: architecture_svg(reads='sound'),
+}
+
+@pytest.mark.parametrize('case', WRONG)
+def test_what_cannot_be_drawn_is_explained(case):
+    with pytest.raises(DataError) as e: WRONG[case]()
+    assert '\n' not in str(e.value) and str(e.value).endswith('.')
+
+@pytest.mark.parametrize('system', [dict(), dict(encoder_fusion=False), dict(decoder_fusion=False), dict(reads='text'), dict(reads='video')])
+def test_the_architecture_is_well_formed_and_repeatable(system):
+    svg = architecture_svg(**system)
+    assert svg == architecture_svg(**system) and ElementTree.fromstring(svg).tag.endswith('svg') and len(svg) < 40_000
+
+def test_figures_are_plain_json(): json.loads(attention_fig(np.eye(2), list('ab'), list('ab')).to_json())

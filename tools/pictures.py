@@ -1,0 +1,10 @@
+"Draw the README's figures from the committed results: python tools/pictures.py (needs kaleido and a Chromium)."
+from pathlib import Path
+
+import plotly.io as pio
+
+root = Path(__file__).resolve().parents[1]
+for name in ('low-resource-small',):
+    figure = pio.read_json(root/'results'/f'{name}-figure.json')
+    figure.update_layout(paper_bgcolor='white', plot_bgcolor='white', font_color='#444') # a card of its own: GitHub has light and dark pages
+    figure.write_image(root/'results'/f'{name}.svg', width=900, height=480)
