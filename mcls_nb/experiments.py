@@ -6,7 +6,7 @@
 __all__ = ['GENERAL', 'AUGMENTED', 'EXTRA', 'ROWS', 'PRESETS', 'PAPER', 'TABLES', 'CLAIMS', 'Row', 'Preset', 'open_corpus',
            'Setup', 'plan_of', 'train', 'Scores', 'evaluate', 'bounds', 'explain', 'Job', 'Result', 'run_job', 'run',
            'grid', 'sweep', 'means', 'verdict', 'table', 'claims', 'item_difference', 'best_layer', 'sample_sizes',
-           'size_jobs', 'by_size', 'enough', 'Knobs', 'worlds_of']
+           'size_jobs', 'by_size', 'enough', 'worlds_of']
 
 # %% ../nbs/30_experiments.ipynb #d3124911
 import threading
@@ -571,12 +571,7 @@ def enough(
             lines.append(dict(system=system, reference=r, samples=at, share=at and 100 * at / total, **there, surely=_from_on(sizes, [v['low'] > 0 for v in found.values()])))
     return pd.DataFrame(lines).reindex(columns=['system', 'reference', 'samples', 'share', 'difference', 'low', 'high', 'surely']).astype(dict(samples='Int64', surely='Int64'))
 
-# %% ../nbs/30_experiments.ipynb #1051ea69
-class Knobs(dict):
-    "Fields of a world that differ from the preset's; hashable, so that a job with them is."
-    def __hash__(self): return hash(frozenset(self.items()))
-
-# %% ../nbs/30_experiments.ipynb #a5518126
+# %% ../nbs/30_experiments.ipynb #48d9882f
 def _knob(text, fields): # 'sigma 1.2' -> ('sigma', 1.2); a switch alone is turned on
     name, _, value = text.strip().partition(' ')
     default = choose(fields, name, 'knob')
@@ -585,11 +580,12 @@ def _knob(text, fields): # 'sigma 1.2' -> ('sigma', 1.2); a switch alone is turn
     except ValueError: raise DataError(f'{text.strip()!r} has no number', 'parameter worlds', f'write e.g. {name} {default}') from None
     return name, int(number) if number.is_integer() and isinstance(default, int) else number
 
+# %% ../nbs/30_experiments.ipynb #2c784331
 def worlds_of(
     text:str, # e.g. 'default, text_tells_all, say_action .3 + say_tool .1'
-)->dict: # name -> `Knobs`; empty for the preset's own world
+)->dict: # name -> fields of `How2WorldConfig`; empty for the preset's own world
     "Worlds by their knobs."
     fields = vars(How2WorldConfig())
     names = [w.strip() for w in text.split(',') if w.strip()]
     check(names, 'no world is named', 'parameter worlds', 'write e.g. default, sigma 1.2')
-    return {w: Knobs() if w == 'default' else Knobs(_knob(k, fields) for k in w.split('+')) for w in names}
+    return {w: {} if w == 'default' else dict(_knob(k, fields) for k in w.split('+')) for w in names}
