@@ -8,8 +8,8 @@ __all__ = ['GENERAL', 'AUGMENTED', 'EXTRA', 'ROWS', 'PRESETS', 'PAPER', 'TABLES'
            'grid', 'sweep', 'means', 'verdict', 'table', 'claims', 'item_difference', 'best_layer', 'sample_sizes',
            'size_jobs', 'by_size', 'enough', 'worlds_of']
 
-# %% ../nbs/30_experiments.ipynb #d3124911
-import threading
+# %% ../nbs/30_experiments.ipynb #a099c28f
+import re, threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -269,7 +269,7 @@ class Job:
 
     def folder(self, out)->Path:
         "Where the run writes below `out`."
-        name = self.row.lower().replace('/', '').replace(' ', '-')
+        name = '-'.join(re.findall('[a-z0-9]+', self.row.lower().replace('w/o', 'wo')))
         return Path(out)/f'{name}-{self.preset}{f"-n{self.samples}" if self.samples else ""}-s{self.seed}-{self.about}'
 
 # %% ../nbs/30_experiments.ipynb #2bea23cd
