@@ -73,12 +73,12 @@ def test_run_low_resource(tmp_path):
 
 @pytest.mark.slow
 def test_run_world_knobs(tmp_path):
-    "Worlds in folders of their own, with a teacher each, and the controls of distillation."
+    "Two worlds in one folder, with a teacher each, and the controls of distillation."
     run('run_world_knobs', tmp_path, preset='tiny', smoke=True, worlds='default, sigma 1.2', rows='VDF, VDF-TS-E', controls='VDF-TS-E, VDF-TS-E shuffled', jobs=1)
     folder = tmp_path/'runs'
     rows = pd.read_csv(folder/'world-knobs-tiny.csv')
     assert list(rows.columns) == [*TIDY, 'world'] and set(rows.world) == {'default', 'sigma 1.2'}
-    for home in (folder, folder/'world-sigma-1.2'): assert len(list((home/'teachers').glob('teacher-*/last.safetensors'))) == 1
+    assert len(list((folder/'teachers').glob('teacher-*/last.safetensors'))) == 2
     assert set(pd.read_csv(folder/'world-knobs-tiny-control-verdicts.csv').claim) == {'VDF-TS-E > VDF-TS-E shuffled'}
     assert set(pd.read_csv(folder/'world-knobs-tiny-items.csv').world) == {'default', 'sigma 1.2'}
 
