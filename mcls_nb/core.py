@@ -7,7 +7,7 @@ __all__ = ['TIDY', 'DataError', 'check', 'choose', 'override', 'parameters', 're
            'lock', 'stream_seed', 'set_seed', 'threads', 'as_dict', 'config_hash', 'versions', 'tidy', 'progress']
 
 # %% ../nbs/00_core.ipynb #d19d0262
-import ast, contextlib, dataclasses, difflib, hashlib, json, os, platform, random, shutil, sys
+import ast, contextlib, dataclasses, difflib, hashlib, json, os, platform, random, shutil, sys, tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -122,9 +122,7 @@ def run_folder(
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path/f'.probe-{os.getpid()}'
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path): pass
     except OSError as e: raise DataError(f'cannot be written to ({e.strerror})', where=path, fix='choose another folder for the output') from None
     return path
 
