@@ -229,20 +229,22 @@ def _check_scores(teacher, student, tau, mask, square):
     check(fits, f'a {mask.dtype} mask of {there} does not fit scores of {shape}', where, 'pass a boolean mask of the same items')
     check(mask.any(-1).all(), 'a row has no valid score', where, 'leave it out')
 
-# %% ../nbs/06_distill.ipynb #a5b9d984
+# %% ../nbs/06_distill.ipynb #6fc53948
 def consolidate(
     teacher_scores, # ... n; no gradient flows into them
     student_scores, # ... n
     tau:float, # temperature of both; the smaller, the more the best score counts
     mask=None, # broadcasts to ... n, True = valid; without it every score is
     reading:str='full', # 'full', or 'diagonal': only entry i of row i (Eq. 6 as printed)
+    own=None, # n indices: the entry of each row that the diagonal reading keeps; i of row i by default
 ): # ... , one value for each row
     "Cross-entropy of the student's softmax against the teacher's, row by row (C³ paper, Eqs. 5, 6, 9)."
     choose(dict.fromkeys(('full', 'diagonal')), reading, 'reading')
-    _check_scores(teacher_scores, student_scores, tau, mask, reading == 'diagonal')
+    _check_scores(teacher_scores, student_scores, tau, mask, reading == 'diagonal' and own is None)
     teacher, student = (s / tau for s in _precise(teacher_scores.detach(), student_scores))
     if mask is not None: teacher, student = (s.masked_fill(~mask, -math.inf) for s in (teacher, student))
     log_p = student.log_softmax(-1)
     if mask is not None: log_p = log_p.masked_fill(~mask, 0.) # 0 log 0 = 0
     terms = -teacher.softmax(-1) * log_p # ... n
-    return terms.sum(-1) if reading == 'full' else terms.diagonal(dim1=-2, dim2=-1)
+    if reading == 'full': return terms.sum(-1)
+    return terms.diagonal(dim1=-2, dim2=-1) if own is None else terms.gather(-1, own[:, None])[:, 0]
