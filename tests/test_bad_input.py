@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mcls_nb.core import DataError
-from mcls_nb.experiments import Job, open_corpus, run_job
 from mcls_nb.features import HOW2_ACTION
 from mcls_nb.summarize.data import Corpus, load_how2, save_how2
 from mcls_nb.summarize.models import Summarizer, SummarizerConfig
+from mcls_nb.summarize.rows import SummaryJob, open_corpus, run_job
 from mcls_nb.text import Vocab
 from mcls_nb.training import load_weights, save_checkpoint
 
@@ -80,12 +80,12 @@ def one_sentence(error, out=None):
 def test_a_broken_folder_is_explained(folder, tmp_path, mistake):
     breaks, says = MISTAKES[mistake]
     breaks(folder)
-    with pytest.raises(DataError, match=says) as e: run_job(Job('VDF', 'tiny', data=str(folder), smoke=True), tmp_path/'runs')
+    with pytest.raises(DataError, match=says) as e: run_job(SummaryJob('VDF', 'tiny', data=str(folder), smoke=True), tmp_path/'runs')
     one_sentence(e.value, tmp_path/'runs')
     assert not list((tmp_path/'runs').rglob('*.csv')) and not list((tmp_path/'runs').rglob('*.safetensors'))
 
 def test_the_sound_folder_runs(sound, tmp_path):
-    result = run_job(Job('VDF', 'tiny', data=str(sound), smoke=True), tmp_path)
+    result = run_job(SummaryJob('VDF', 'tiny', data=str(sound), smoke=True), tmp_path)
     assert (result.folder/'rows.csv').exists() and len(result.scores['test'].texts) == 4
 
 PARAMETERS = {
@@ -96,13 +96,13 @@ PARAMETERS = {
 @pytest.mark.parametrize('case', PARAMETERS)
 def test_a_wrong_parameter_is_explained(tmp_path, case):
     wrong, says = PARAMETERS[case]
-    with pytest.raises(DataError, match=says) as e: run_job(Job(**{'row': 'VDF', 'preset': 'tiny', 'smoke': True, **wrong}), tmp_path/'runs')
+    with pytest.raises(DataError, match=says) as e: run_job(SummaryJob(**{'row': 'VDF', 'preset': 'tiny', 'smoke': True, **wrong}), tmp_path/'runs')
     one_sentence(e.value)
     assert not (tmp_path/'runs').exists()
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):
     (tmp_path/'file').write_text('in the way')
-    with pytest.raises(DataError, match='choose another folder') as e: run_job(Job('NCLS', 'tiny', smoke=True), tmp_path/'file'/'runs')
+    with pytest.raises(DataError, match='choose another folder') as e: run_job(SummaryJob('NCLS', 'tiny', smoke=True), tmp_path/'file'/'runs')
     one_sentence(e.value)
 
 SMALL = SummarizerConfig(source_words=20, target_words=20, d=16, heads=2, ffn=16, encoder_layers=1, decoder_layers=1, d_video=8, max_text=9, max_video=3)

@@ -15,13 +15,14 @@ COMMANDS |= {'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PAT
 # Who may import whom: the rooms in their order, each with the earlier rooms that it leans on (and, through them, with theirs).
 ROOMS = {
     'core': '', 'text': 'core', 'features': 'core', 'batching': 'core', 'attention': 'batching', 'transformer': 'attention',
-    'distill': 'batching', 'training': 'core', 'worlds': 'core text features',
+    'distill': 'batching', 'training': 'core', 'worlds': 'core text features', 'runs': 'core',
     'summarize.data': 'text features batching', 'summarize.fusion': 'transformer', 'summarize.models': 'summarize.fusion',
-    'summarize.decoding': 'text summarize.models', 'summarize.metrics': 'core', 'summarize.stages': 'training distill summarize.*',
-    'summarize.rnn': 'attention summarize.fusion',
-    'retrieve.data': 'text features batching', 'retrieve.encoders': 'transformer', 'retrieve.scoring': 'batching',
-    'retrieve.losses': 'retrieve.scoring', 'retrieve.c3': 'distill training retrieve.*', 'retrieve.search': 'retrieve.scoring',
-    'retrieve.evaluate': 'core', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
+    'summarize.decoding': 'text summarize.models', 'summarize.metrics': 'runs', 'summarize.stages': 'training distill summarize.*',
+    'summarize.rnn': 'attention summarize.fusion', 'summarize.rows': 'runs worlds training summarize.*',
+    'retrieve.data': 'text features batching worlds', 'retrieve.scoring': 'batching', 'retrieve.encoders': 'transformer retrieve.scoring',
+    'retrieve.losses': 'retrieve.scoring', 'retrieve.c3': 'distill training retrieve.*', 'retrieve.search': 'retrieve.data retrieve.scoring',
+    'retrieve.evaluate': 'retrieve.data', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
+    'retrieve.rows': 'runs worlds training retrieve.*',
     'experiments': '*', 'plots': 'core', 'widgets': 'plots'}
 LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in ('core', 'features', 'plots') if m in MODULES] # must do without torch
 

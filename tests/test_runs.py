@@ -1,13 +1,14 @@
 """The experiment notebooks as a user runs them: through papermill, in a folder of their own."""
-import json, subprocess, sys
+import json, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd
 import papermill
+import psutil
 import pytest
 
 from mcls_nb.core import TIDY, DataError
-from mcls_nb.experiments import sample_sizes, size_jobs
+from mcls_nb.summarize.rows import sample_sizes, size_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,7 +36,7 @@ def test_an_unknown_parameter_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_same_seed_same_summaries_in_another_process(tmp_path):
-    code = 'import sys; from mcls_nb.experiments import Job, run_job; run_job(Job("VDF", "tiny", seed=3, epochs=3), sys.argv[1])'
+    code = 'import sys; from mcls_nb.summarize.rows import SummaryJob, run_job; run_job(SummaryJob("VDF", "tiny", seed=3, epochs=3), sys.argv[1])'
     for name in 'ab': subprocess.run([sys.executable, '-c', code, tmp_path/name], check=True, capture_output=True)
     for file in ('summaries.csv', 'rows.csv', 'history.csv', 'best.safetensors'):
         a, b = (next((tmp_path/name).rglob(file)) for name in 'ab')
@@ -51,12 +52,21 @@ def test_real_records_train(tmp_path, shared_data):
     run('run_vdf', tmp_path, preset='tiny', data=str(shared_data/'how2_mcls_demo'), epochs=2)
     assert len(pd.read_csv(next((tmp_path/'runs').rglob('summaries.csv')))) == 2
 
+SMALL = dict(preset='tiny', smoke=True, systems='VDF-TS-E, VDF', references='VDF', sizes='4, 16', seeds=1, jobs=1)
+
+def finished(folder): return {p.relative_to(folder): p.stat().st_mtime_ns for p in folder.rglob('rows.csv')}
+
+@pytest.fixture(scope='module')
+def low_resource(tmp_path_factory):
+    "The folder of a sweep that nothing disturbs."
+    folder = tmp_path_factory.mktemp('low_resource')
+    run('run_low_resource', folder, **SMALL)
+    return folder
+
 @pytest.mark.slow
-def test_run_low_resource(tmp_path):
+def test_run_low_resource(low_resource):
     "Files, columns and answers; the second time nothing is run again."
-    small = dict(preset='tiny', smoke=True, systems='VDF-TS-E, VDF', references='VDF', sizes='4, 16', seeds=1, jobs=1)
-    run('run_low_resource', tmp_path, **small)
-    folder = tmp_path/'runs'
+    folder = low_resource/'runs'
     rows = pd.read_csv(folder/'low-resource-tiny.csv')
     assert tuple(rows.columns) == TIDY and set(rows.row) == {'VDF-TS-E', 'VDF-TS-E @4', 'VDF', 'VDF @4'}
     assert {'rougeL', 'bleu4', 'cider', 'slots'} <= set(rows.metric) and 'meteor' not in set(rows.metric)
@@ -67,9 +77,28 @@ def test_run_low_resource(tmp_path):
     assert list(zip(answers.system, answers.reference)) == [('VDF-TS-E', 'VDF')] * 2 and answers.surely.isna().all() # one seed is never sure
     figure = json.loads((folder/'low-resource-tiny-figure.json').read_text())
     assert [t['name'] for t in figure['data']] == ['VDF-TS-E', 'VDF', 'VDF, all samples']
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob('rows.csv')}
-    run('run_low_resource', tmp_path, **small)
-    assert len(before) == 4 and before == {p: p.stat().st_mtime_ns for p in folder.rglob('rows.csv')}
+    before = finished(folder)
+    run('run_low_resource', low_resource, **SMALL)
+    assert len(before) == 4 and before == finished(folder)
+
+@pytest.mark.slow
+def test_run_low_resource_killed_and_started_again(low_resource, tmp_path):
+    "SIGKILL for papermill, its kernel and the kernel's workers, twice; then the same table, and no finished run is run again."
+    folder, parameters = tmp_path/'runs', dict(SMALL, out=tmp_path/'runs', jobs=2)
+    command = [sys.executable, '-m', 'papermill', 'nbs/run_low_resource.ipynb', tmp_path/'run.ipynb', *sum((['-p', k, v] for k, v in parameters.items()), [])]
+    for done in (0, 2): # finished runs that the blow waits for
+        before = finished(folder)
+        p = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        while p.poll() is None and (len(finished(folder)) < done or not list(folder.glob('*.lock'))): time.sleep(.01)
+        assert p.poll() is None
+        for one in [*psutil.Process(p.pid).children(recursive=True), p]: one.kill()
+        p.wait()
+    kept = finished(folder)
+    assert before.items() <= kept.items() and 2 <= len(kept) < 4
+    run('run_low_resource', tmp_path, **SMALL)
+    for name in ('low-resource-tiny.csv', 'low-resource-tiny-table.csv', 'low-resource-tiny-enough.csv'):
+        assert (folder/name).read_text() == (low_resource/'runs'/name).read_text()
+    assert kept.items() <= finished(folder).items() and len(finished(folder)) == 4
 
 @pytest.mark.slow
 def test_run_world_knobs(tmp_path):

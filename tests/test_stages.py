@@ -12,7 +12,7 @@ from mcls_nb.core import DataError, set_seed, stream_seed
 from mcls_nb.summarize import stages
 from mcls_nb.summarize.data import world_corpus
 from mcls_nb.summarize.models import Summarizer, SummarizerConfig
-from mcls_nb.summarize.stages import RECIPES, RELEASED, Distil, PairData, Plan, Transplant, distil, distil_loss, follow, replace_stage, teach, transplant
+from mcls_nb.summarize.stages import RECIPES, RELEASED, Distil, PairData, Plan, Train, Transplant, distil, distil_loss, follow, replace_stage, teach, transplant
 from mcls_nb.text import Vocab
 from mcls_nb.training import FitConfig
 from mcls_nb.worlds import How2World, How2WorldConfig
@@ -201,6 +201,21 @@ def test_a_teacher_that_does_not_fit(how, cfg, says):
     assert '\n' not in str(e.value)
 
 
+@pytest.mark.parametrize('recipe', [(), (Train('train', 'en'),), (Train('pretrain', 'pt'), Transplant(), Train()), (Train(), Train('pretrain', 'en')), (Distil(), Transplant(), Train()),
+    (Train('pretrain', 'en'), Transplant(), Distil(), Train()), (Train('pretrain', 'en'), Transplant()), (Train(), Train())])
+def test_impossible_recipes(recipe):
+    with pytest.raises(DataError) as e: follow(recipe, PLAN)
+    assert '\n' not in str(e.value)
+
+
+def test_the_teacher_rests_after_an_accident(monkeypatch):
+    teacher, _, cfg, mine, theirs = stage_2()
+    def accident(*args, **more): raise KeyboardInterrupt
+    monkeypatch.setattr(stages, 'fit', accident)
+    with pytest.raises(KeyboardInterrupt): distil(teacher, mine, theirs, cfg, RELEASED, ONCE)
+    assert not teacher.training
+
+
 @pytest.mark.parametrize('stage,says', [(Distil(3), 'there is no layer 3; the encoder has 2'), (Distil(-1), 'there is no layer -1'),
     (Distil(align='wrap'), "did you mean 'warp'"), (Distil(scale='sum'), "no value of scale 'sum'")])
 def test_impossible_distillation(stage, says):
@@ -293,9 +308,10 @@ def test_one_teacher_for_all_who_may_share_it(tmp_path):
     assert len(teachers(tmp_path/'teachers')) == 1
 
 
+JUDGED = replace(CORPUS, splits={**CORPUS.splits, 'val': CORPUS.splits['val'][:3]})
 ENGLISH = replace(CORPUS, splits={**CORPUS.splits, 'pretrain': CORPUS.splits['pretrain'][:24]})
 
-@pytest.mark.parametrize('change', [dict(seed=1), dict(pretrain=TWICE), dict(corpus=ENGLISH), dict(model=replace(PLAN.model, reads='text')), dict(model=replace(PLAN.model, ffn=8)),
+@pytest.mark.parametrize('change', [dict(seed=1), dict(pretrain=TWICE), dict(corpus=ENGLISH), dict(corpus=JUDGED), dict(model=replace(PLAN.model, reads='text')), dict(model=replace(PLAN.model, ffn=8)),
     dict(corpus=world_corpus(How2World(replace(WORLD, sigma=3.)))), dict(max_text=6), dict(max_video=2)], ids=lambda c: next(iter(c)))
 def test_another_teacher(change, tmp_path):
     other = replace(PLAN, **change)

@@ -6,11 +6,12 @@ import joblib
 import pandas as pd
 import pytest
 
-from mcls_nb import experiments, training
+from mcls_nb import runs, training
 from mcls_nb.core import TIDY, DataError
-from mcls_nb.experiments import Job, grid, run, sweep
+from mcls_nb.experiments import grid, job, run, sweep
+from mcls_nb.summarize.rows import SummaryJob
 
-JOBS = [Job(row, 'tiny', seed, smoke=True) for seed in (0, 1) for row in ('NCLS', 'VDF-TS-E')] # two teachers
+JOBS = [job(row, 'tiny', seed, smoke=True) for seed in (0, 1) for row in ('NCLS', 'VDF-TS-E')] # two teachers
 
 
 def same(a, b): pd.testing.assert_frame_equal(a, b, check_exact=True)
@@ -96,6 +97,7 @@ def test_threads_take_turns(tmp_path, straight):
     (lambda: grid(['NCLS', 'VDF-TSE'], [0]), "there is no row 'VDF-TSE'; did you mean 'VDF-TS-E'?"),
     (lambda: grid(['VDF'], [0], preset='tinny'), "did you mean 'tiny'?"),
     (lambda: grid(['VDF'], [0], epochs=0), '0 epochs are none'),
+    (lambda: grid(['VDF'], [0], smaples=3), "there is no parameter 'smaples'; did you mean 'samples'?"),
     (lambda: sweep(grid(['NCLS'], [0], samples=[17], preset='tiny', smoke=True), 'nowhere', workers=1), '17 of 16 records cannot be had')])
 def test_one_clear_sentence(call, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -105,7 +107,7 @@ def test_one_clear_sentence(call, says, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('text', [b'a,b\n1,2\n', b'run,row\nx,y\n', ','.join(reversed(TIDY)).encode(), b'\0\1', b'', b'\xff\xfe\0', b'a\nb,c\n"'])
 def test_results_that_are_none(text, tmp_path):
-    path = Job('NCLS', 'tiny', smoke=True).folder(tmp_path)/'rows.csv'
+    path = job('NCLS', 'tiny', smoke=True).folder(tmp_path)/'rows.csv'
     path.parent.mkdir()
     path.write_bytes(text)
     with pytest.raises(DataError, match='delete it to run again') as e: run('NCLS', 'tiny', smoke=True, out=tmp_path)
@@ -116,15 +118,12 @@ def test_results_that_are_none(text, tmp_path):
 @pytest.fixture
 def pretend(monkeypatch):
     "Jobs that cost nothing; the list of those that were run."
-    done, run_job = [], experiments.run_job
-    def fake(job, out='runs', only=None):
+    done = []
+    def fake(job, folder, out, only=None):
         done.append(job)
-        rows = pd.DataFrame([dict.fromkeys(TIDY, 0) | dict(row=job.row, seed=job.seed, metric='m', value=.1 + .2 * len(done))])
-        folder = job.folder(out)
         folder.mkdir()
-        rows.to_csv(folder/'rows.csv', index=False)
-        return type('Result', (), dict(rows=rows))
-    monkeypatch.setattr(experiments, 'run_job', fake)
+        return pd.DataFrame([dict.fromkeys(TIDY, 0) | dict(row=job.row, seed=job.seed, metric='m', value=.1 + .2 * len(done))])
+    monkeypatch.setattr(SummaryJob, 'perform', fake)
     return done
 
 
@@ -138,14 +137,14 @@ def test_order_of_the_jobs_and_nothing_twice(tmp_path, pretend):
 
 def test_others_are_passed_over_and_come_back_to(tmp_path, pretend):
     from filelock import FileLock
-    jobs, fake = grid(['MT', 'NCLS', 'VDF'], [0], preset='tiny'), experiments.run_job
+    jobs, fake = grid(['MT', 'NCLS', 'VDF'], [0], preset='tiny'), SummaryJob.perform
     lock = FileLock(f'{jobs[0].folder(tmp_path)}.lock')
     lock.acquire()
     assert run('MT', 'tiny', out=tmp_path, wait=0) is None
     def last_one_frees_the_first(job, *args):
         if job.row == 'VDF': lock.release()
         return fake(job, *args)
-    experiments.run_job = last_one_frees_the_first # undone by the fixture
+    SummaryJob.perform = last_one_frees_the_first # undone by the fixture
     table = sweep(jobs, tmp_path, workers=1)
     assert [j.row for j in pretend] == ['NCLS', 'VDF', 'MT'] and list(table.row) == ['MT', 'NCLS', 'VDF']
 
@@ -156,7 +155,7 @@ def test_a_world_of_its_own(tmp_path, pretend):
 
 def test_folder_is_the_callers(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(experiments, 'run', lambda out, **job: asked.append(out) or pd.DataFrame(columns=list(TIDY)))
+    monkeypatch.setattr(runs, 'run', lambda job, out, *how: asked.append(out) or pd.DataFrame(columns=list(TIDY)))
     monkeypatch.chdir(tmp_path)
     sweep(JOBS[:1], 'runs', workers=1)
     assert [str(out) for out in asked] == [str(tmp_path/'runs')]

@@ -1,9 +1,10 @@
 "Breadth for `worlds`: many seeds and sizes, fresh processes, knobs at their ends, bad input."
-import collections, dataclasses, os, re, subprocess, sys
+import collections, dataclasses, itertools, json, os, re, subprocess, sys
 
 import numpy as np, pytest
 from mcls_nb.core import DataError, override
-from mcls_nb.worlds import SLOTS, How2World, How2WorldConfig, _fill, _STEPS, _THEN
+from mcls_nb import worlds
+from mcls_nb.worlds import SLOTS, BilingualEmbedding, How2World, How2WorldConfig, TVWorld, TVWorldConfig, _fill, _STEPS, _THEN
 
 SPLITS = ('pretrain', 'train', 'val', 'test')
 FEW = dict(pretrain=30, train=30, val=10, test=30)
@@ -241,4 +242,234 @@ def test_wrong_questions():
     with pytest.raises(DataError, match='there is no view'): world.oracle_summaries('test', 'audio')
     with pytest.raises(DataError, match='there are no samples'): world.ceiling('val')
     with pytest.raises(DataError, match='-1 is no index'): world.sample('test', -1)
+    assert world.split('val') == []
+
+
+# --- the TV world
+
+TV_SPLITS, TV_FEW = ('train', 'val', 'test'), dict(train=30, val=10, test=25)
+TV = TVWorldConfig(**TV_FEW)
+TV_LITTLE = TVWorldConfig(shows=2, cast=2, actions=8, objects=12, places=3, topics=5, show_objects=8, show_places=2, show_topics=3, d_video=16, d_text=24, **TV_FEW)
+TV_LONG = TVWorldConfig(time_scale=1., queries=7, pace=3., d_video=32, d_text=32, **TV_FEW)
+TVS = pytest.mark.parametrize('cfg', [TV, TV_LITTLE, TV_LONG], ids=['default', 'little', 'long'])
+
+def tv_key(v): return v.name, v.show, v.duration, v.scenes, v.lines, v.queries, v.video.tobytes(), v.subtitles['en'].tobytes(), v.subtitles['zh'].tobytes()
+def tv_keys(world, split): return [tv_key(v) for v in world.split(split)]
+
+TV_SCRIPT = '''
+import hashlib
+from mcls_nb.worlds import TVWorld, TVWorldConfig
+digest, world = hashlib.sha256(), TVWorld(TVWorldConfig(train=20), seed=3)
+for v in world.split('train'):
+    said = [(l.start, l.end, l.texts, {k: sorted(c) for k, c in l.says.items()}) for l in v.lines]
+    asked = [(q.moment, q.texts, {k: sorted(c) for k, c in q.asks.items()}) for q in v.queries]
+    digest.update(repr((v.name, [s[:11] + (sorted(s.seen),) for s in v.scenes], said, asked)).encode())
+    for x in (v.video, *v.subtitles.values(), world.embed('who lifts the zzz ?', 'en')): digest.update(x.tobytes())
+print(digest.hexdigest(), world.matching('train', 'both')['R@1'])
+'''
+def test_tv_is_the_same_in_fresh_processes():
+    run = lambda h: subprocess.check_output([sys.executable, '-c', TV_SCRIPT], env=os.environ | {'PYTHONHASHSEED': h}, text=True)
+    assert run('1') == run('2')
+
+@TVS
+def test_tv_does_not_depend_on_sizes_and_order(cfg):
+    more, again = TVWorld(dataclasses.replace(cfg, train=40, val=30, test=60)), TVWorld(cfg)
+    for split in TV_SPLITS: assert tv_keys(more, split)[:getattr(cfg, split)] == tv_keys(TVWorld(cfg), split)
+    assert tv_key(again.sample('train', 7)) == tv_keys(more, 'train')[7] and again.split('val') is again.split('val')
+    assert tv_keys(TVWorld(cfg, 1), 'val') != tv_keys(TVWorld(cfg), 'val')
+
+@TVS
+@SEEDS
+def test_no_scene_is_in_two_tv_splits(cfg, seed):
+    world = TVWorld(cfg, seed)
+    shown = [{(v.show, s.who, s.action, s.object, s.place) for v in world.split(split) for s in v.scenes} for split in TV_SPLITS]
+    for a, b in itertools.combinations(shown, 2): assert not a & b
+    names = [v.name for split in TV_SPLITS for v in world.split(split)]
+    assert len(names) == len(set(names))
+
+@TVS
+@SEEDS
+def test_tv_videos_keep_their_word(cfg, seed):
+    world = TVWorld(cfg, seed)
+    named = lambda text, language: {c for w in world.embedding.words(text, language) if (c := world.embedding.concepts[language].get(w))}
+    shows = {s.name: s for s in world.shows}
+    for split in TV_SPLITS:
+        for v in world.split(split):
+            n, show = int(v.duration // 1.5) + 1, shows[v.show]
+            assert v.video.shape == (n, cfg.d_video) and v.video.dtype == np.float32 and np.isfinite(v.video).all()
+            assert v.scenes[0].start == 0 and abs(v.scenes[-1].end - v.duration) < 1e-6
+            assert all(a.end == b.start and a.start < a.end for a, b in zip(v.scenes, v.scenes[1:]))
+            for s in v.scenes:
+                assert {s.who, s.other, s.speaker, s.listener} == {s.who, s.other} <= set(show.cast) and s.who != s.other
+                assert s.object in show.objects and s.place in show.places and s.topic in show.topics
+                assert s.seen <= {s.who, s.other, s.action, s.object, s.place}
+            for l in v.lines:
+                assert 0 <= l.start < l.end <= v.duration + 1e-6
+                for language in ('en', 'zh'): assert named(l.texts[language], language) == l.says[language]
+            assert len(v.queries) == cfg.queries and len({q.scene for q in v.queries}) == min(len(v.scenes), cfg.queries)
+            for q in v.queries:
+                s = v.scenes[q.scene]
+                assert 0 <= q.moment[0] < q.moment[1] <= v.duration
+                assert abs(q.moment[0] - s.start) < 6 * cfg.jitter and abs(q.moment[1] - s.end) < 6 * cfg.jitter
+                for language in ('en', 'zh'):
+                    assert named(q.texts[language], language) == q.asks[language]
+                    talk = {s.act, s.topic} & q.asks[language]
+                    assert s.act in talk if 't' in q.type else not talk
+                    if q.type == 't': assert not {s.action, s.object, s.place} & q.asks[language]
+                    assert not re.search(r'[{}\[\]]|  ', q.texts[language])
+
+def test_people_are_of_one_series():
+    for seed in range(4):
+        casts = [set(s.cast) for s in TVWorld(TV, seed).shows]
+        assert len(set().union(*casts)) == 24 and all(len(c) == 4 for c in casts)
+
+def test_clips_hold_what_they_show():
+    world = TVWorld(override(TV, sigma=0., presence=1.))
+    for v in world.split('test'):
+        for k, x in enumerate(v.video[:-1]): # the last clip is cut off
+            share = [max(0., min(s.end, 1.5 * k + 1.5) - max(s.start, 1.5 * k)) / 1.5 for s in v.scenes]
+            due = sum((w * sum((world.looks[c] for c in s.seen), np.zeros(64)) for w, s in zip(share, v.scenes)), np.zeros(64))
+            np.testing.assert_allclose(x, due, atol=1e-4)
+
+def test_subtitle_rows_are_maxima_over_tokens():
+    world = TVWorld(TV)
+    silent = 0
+    for v in world.split('test'):
+        for language, x in v.subtitles.items():
+            assert x.shape == (len(v.video), 128) and x.dtype == np.float32
+            for k, row in enumerate(x):
+                lines = [l for l in v.lines if min(l.end, 1.5 * k + 1.5) - max(l.start, 1.5 * k) > 1e-9]
+                if not lines: silent += 1; assert not row.any()
+                else: assert np.array_equal(row, np.concatenate([world.embed(l.texts[language], language) for l in lines]).max(0))
+    assert silent > 20
+
+def test_real_distributions():
+    world = TVWorld(TVWorldConfig(time_scale=1., test=400, d_video=1, d_text=1))
+    queries = [(v, q) for v in world.split('test') for q in v.queries]
+    length, start = np.array([(q.moment[1] - q.moment[0], q.moment[0] / max(v.duration - q.moment[1] + q.moment[0], 1e-6)) for v, q in queries]).T
+    at = [.1, .25, .5, .75]
+    np.testing.assert_allclose(np.quantile([v.duration for v in world.split('test')], at), np.interp(at, worlds._AT, worlds._DURATIONS), rtol=.1)
+    np.testing.assert_allclose(np.quantile(length, at), np.interp(at, worlds._AT, worlds._LENGTHS), rtol=.25)
+    np.testing.assert_allclose(np.quantile(start, at), np.interp(at, worlds._AT, worlds._STARTS), atol=.1)
+    for kind in ('v', 't', 'vt'): assert abs(np.mean([q.type == kind for _, q in queries]) - getattr(world.cfg, f'share_{kind}')) < .03
+
+def test_quantiles_are_those_of_the_real_set(shared_data):
+    rows = [json.loads(l) for l in (shared_data/'mtvr'/'tvr_zh_en_val_release.jsonl').read_text('utf-8').splitlines()]
+    duration, (start, end) = np.array([r['duration'] for r in rows]), np.array([r['ts'] for r in rows]).T
+    for table, values, slack in ((worlds._LENGTHS, end - start, .006), (worlds._STARTS, start / np.maximum(duration - end + start, 1e-6), .0006),
+                                 (worlds._DURATIONS, list({r['vid_name']: r['duration'] for r in rows}.values()), .06)):
+        np.testing.assert_allclose(np.quantile(values, worlds._AT), table, atol=slack)
+    for kind in ('v', 't', 'vt'): assert abs(np.mean([r['type'] == kind for r in rows]) - getattr(TV, f'share_{kind}')) < .001
+
+def test_knobs_of_one_part_of_tv_leave_the_others():
+    base = tv_keys(TVWorld(TV), 'train')
+    for changes, same in ( # positions in `tv_key`
+        (dict(sigma=.1), (0, 1, 2, 3, 4, 5, 7, 8)), (dict(presence=.1), (0, 1, 2, 3, 4, 5, 7, 8)), (dict(corr=1., pace=2., talk=.9), (0, 1, 2, 3, 5, 6)),
+        (dict(jitter=0., name_place=0.), (0, 1, 2, 3, 4, 6, 7, 8)), (dict(function=0.), (0, 1, 2, 3, 4, 5, 6)), (dict(d_text=32), (0, 1, 2, 3, 4, 5, 6))):
+        for a, b in zip(base, tv_keys(TVWorld(override(TV, **changes)), 'train')): assert all(a[k] == b[k] for k in same), changes
+
+def test_controls_of_tv():
+    base, blind, silent = (TVWorld(override(TV, **c)) for c in ({}, dict(blind=True), dict(silent=True)))
+    for split in TV_SPLITS:
+        for v, b, s in zip(*(w.split(split) for w in (base, blind, silent))):
+            assert [x[:11] for x in v.scenes] == [x[:11] for x in b.scenes] and v.queries == b.queries == s.queries and v.lines == b.lines == s.lines
+            assert not any(x.seen for x in b.scenes) and np.array_equal(v.subtitles['en'], b.subtitles['en'])
+            assert np.array_equal(v.video, s.video) and not np.array_equal(v.subtitles['en'], s.subtitles['en'])
+    for world, gone, stays in ((blind, 'video', 'text'), (silent, 'text', 'video')):
+        assert abs(world.matching('test', gone)['R@1'] - 1 / 25) < 1e-6
+        assert world.matching('test', 'both') == world.matching('test', stays) == base.matching('test', stays)
+    x, y = (np.concatenate(r) for r in ([v.video for v in blind.split('train')], [v.subtitles['zh'] for v in silent.split('train')]))
+    assert abs(x.mean()) < .02 and abs(x.std() - .5) < .02 and abs(y.mean()) < .02 and abs(y.std() - 1) < .02
+
+def test_talk_names_what_is_seen_as_often_as_asked():
+    for corr in (0., .3, 1.):
+        world = TVWorld(TVWorldConfig(train=150, corr=corr, lose_en=0., d_text=8, d_video=8))
+        hits = [s.object in set().union(*(l.says['en'] for l in v.lines if s.start <= l.start < s.end)) for v in world.split('train') for s in v.scenes]
+        assert abs(np.mean(hits) - corr) < .06
+
+@pytest.mark.parametrize('language', ['en', 'zh'])
+def test_exact_matching_agrees_with_counting(language):
+    world = TVWorld(TV)
+    videos = world.split('test')
+    for sees in ('video', 'text', 'both'):
+        right = []
+        for own, v in enumerate(videos):
+            for q in v.queries:
+                score = []
+                for w in videos:
+                    said = [set().union(*(l.says[language] for l in w.lines if s.start <= l.start < s.end)) if sees != 'video' else set() for s in w.scenes]
+                    score.append(max(len(q.asks[language] & (t | (s.seen if sees != 'text' else set()))) for s, t in zip(w.scenes, said)))
+                right.append((score[own] == max(score)) / score.count(max(score)))
+        assert abs(world.matching('test', sees, language)['R@1'] - np.mean(right)) < 1e-6
+
+def _linear_retrieval(world, language):
+    "R@1 over videos by type of query, when least squares carry queries into the space of clips: for frames and for subtitles."
+    train, test, unit = world.split('train'), world.split('test'), lambda x: x / (np.linalg.norm(x, axis=-1, keepdims=True) + 1e-5)
+    asked = lambda videos: np.stack([unit(world.embed(q.texts[language], language)).mean(0) for v in videos for q in v.queries])
+    x, y = asked(train), asked(test)
+    mean, own, first = x.mean(0), np.repeat(np.arange(len(test)), world.cfg.queries), np.cumsum([0] + [len(v.video) for v in test[:-1]])
+    for rows in (lambda v: v.video, lambda v: unit(v.subtitles[language])):
+        inside = lambda q: slice(int(q.moment[0] // 1.5), int(q.moment[1] // 1.5) + 1)
+        centre = np.concatenate([rows(v) for v in train]).mean(0)
+        target = np.stack([rows(v)[inside(q)].mean(0) for v in train for q in v.queries]) - centre
+        carry = np.linalg.solve((x - mean).T @ (x - mean) + 10 * np.eye(x.shape[1]), (x - mean).T @ target)
+        score = unit((y - mean) @ carry) @ unit(np.concatenate([rows(v) for v in test]) - centre).T # q l
+        hit = np.maximum.reduceat(score, first, axis=1).argmax(1) == own
+        yield {'all': hit.mean()} | {t: hit[[q.type == t for v in test for q in v.queries]].mean() for t in ('v', 't', 'vt')}
+
+@pytest.mark.parametrize('seed', [0, 1])
+@pytest.mark.parametrize('language', ['en', 'zh'])
+def test_both_streams_are_useful_on_their_own(seed, language):
+    world = TVWorld(TVWorldConfig(train=900), seed)
+    video, subtitles = _linear_retrieval(world, language) # chance is 0.5 %
+    assert video['all'] > .18 and video['v'] > 2 * video['t']
+    assert subtitles['all'] > .03 and subtitles['v'] > .02
+    bound = {sees: world.matching('test', sees, language)['R@1'] for sees in ('video', 'text', 'both')}
+    assert .2 < bound['text'] < bound['video'] < bound['both'] < .9
+
+@pytest.mark.parametrize('cut', ['silent', 'blind'])
+def test_nothing_is_learnt_from_noise(cut):
+    video, subtitles = _linear_retrieval(TVWorld(TVWorldConfig(train=300, test=100, **{cut: True})), 'en')
+    assert (subtitles if cut == 'silent' else video)['all'] < .03 # chance is 1 %
+
+def test_words_of_a_concept_are_alike():
+    e = BilingualEmbedding(seed=4, d_text=512)
+    cosine = lambda a, b: float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    row = lambda w, l='en': e.embed(w, l).mean(0)
+    assert .5 < cosine(row('suitcase'), row('luggage')) < .8 and abs(cosine(row('suitcase'), row('umbrella'))) < .5
+    assert abs(cosine(row('suitcase'), row('手提箱', 'zh'))) < .2
+    assert np.linalg.norm(row('xyzzy')) < .4 * np.linalg.norm(row('suitcase'))
+    assert np.array_equal(e.embed('Nora KISSES Leo.', 'en'), e.embed('nora kisses leo .', 'en'))
+    assert np.array_equal(BilingualEmbedding(4, 512).embed('谁在厨房？', 'zh'), e.embed('谁在厨房？', 'zh')) and not np.array_equal(BilingualEmbedding(5, 512).embed('谁', 'zh'), e.embed('谁', 'zh'))
+    assert len(e.embed('诺拉在厨房里。', 'zh')) == 7 and len(e.embed('OK，诺拉', 'zh')) == 5
+    rows = e.embed('厨房', 'zh')
+    assert .9 < cosine(*rows) < 1
+
+def test_tv_explains_itself():
+    world = TVWorld(TV)
+    text, v = world.explain('val', 2), world.sample('val', 2)
+    assert text.startswith(v.name) and text.count('\n') == len(v.scenes) + len(v.lines) + len(v.queries)
+    for q in v.queries: assert q.texts['en'] in text and q.texts['zh'] in text
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(test=-1), 'parameter test: -1 is too small'), (dict(shows=7), 'parameter shows: 7 is more than there are'), (dict(cast=5), 'parameter cast: 5 is more'),
+    (dict(cast=1), 'parameter cast: 1 is too small'), (dict(actions=31), 'parameter actions'), (dict(show_objects=49), 'parameter show_objects: 49 is more'),
+    (dict(places=4), 'parameter show_places: 5 is more'), (dict(show_topics=0), 'is too small'), (dict(queries=0), 'is too small'), (dict(corr=1.5), 'is not a probability'),
+    (dict(lose_zh=-.1), 'is not a probability'), (dict(share_v=.9), 'do not add up to 1'), (dict(time_scale=0.), 'is too small'), (dict(pace=0.), 'is too small'),
+    (dict(longest=1.2), 'longer than the video'), (dict(sigma=float('nan')), 'not a valid float'), (dict(sigma=-1.), 'is too small'), (dict(d_text=0), 'is too small'),
+    (dict(silent=1), 'not a valid bool'), (dict(shows=2.5), 'not a valid int'), (dict(train=True), 'not a valid int'), (dict(rho=2.), 'is not a probability'),
+    (dict(cast=2, actions=4, show_objects=4), 'too few for three splits')])
+def test_impossible_tv(changes, message):
+    with pytest.raises(DataError, match=message) as e: TVWorldConfig(**changes)
+    assert str(e.value).endswith('.') and '\n' not in str(e.value)
+
+def test_wrong_questions_to_tv():
+    world = TVWorld(override(TV, val=0))
+    with pytest.raises(DataError, match="did you mean 'train'"): world.split('trian')
+    with pytest.raises(DataError, match="no video 0 of 'dev'"): world.explain('dev', 0)
+    with pytest.raises(DataError, match="no video -1 of 'test'"): world.sample('test', -1)
+    with pytest.raises(DataError, match='there is no view'): world.matching('test', 'audio')
+    with pytest.raises(DataError, match='there are no videos'): world.matching('val')
+    with pytest.raises(DataError, match='there is no language'): world.embed('olá', 'pt')
+    with pytest.raises(DataError, match='has no words'): world.embed('', 'zh')
     assert world.split('val') == []

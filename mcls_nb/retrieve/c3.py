@@ -6,7 +6,7 @@
 __all__ = ['Consolidation', 'Taught', 'teach', 'retrieval_consolidation', 'localisation_consolidation', 'stream_edges',
            'consolidation_losses', 'Lessons', 'Lesson', 'moment_loss', 'School', 'train_round', 'train_rounds']
 
-# %% ../../nbs/24_retrieve.c3.ipynb #73a01bd7
+# %% ../../nbs/24_retrieve.c3.ipynb #c1335bdd
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,12 +16,13 @@ import torch
 from ..batching import length_mask
 from ..core import check, choose, config_hash, lock, run_folder, set_seed, stream_seed
 from ..distill import consolidate
+from .data import MomentData
 from .encoders import MXML, XMLConfig
 from .losses import Compared, LossConfig, compare, mxml_losses, pool_at
 from .scoring import Edges, Streams, retrieval_streams
 from ..training import FitConfig, fit
 
-# %% ../../nbs/24_retrieve.c3.ipynb #2c2f0461
+# %% ../../nbs/24_retrieve.c3.ipynb #1dda5449
 @dataclass(frozen=True)
 class Consolidation:
     "What a teacher's merged scores ask of a student's streams."
@@ -32,6 +33,7 @@ class Consolidation:
     reading: str = 'full' # of Eq. 6, or 'diagonal'
     across: bool = True   # each language is taught by the others (C³); else by itself (IC²)
     halve: bool = False   # a stream's scores are halved before the edge detectors
+    labels: bool = False  # control: the truth takes the place of the teacher's scores
 
     def __post_init__(self):
         for name in ('alpha', 'beta'): check(getattr(self, name) >= 0, f'{getattr(self, name)} is negative', f'parameter {name}', 'choose 0 or more')
@@ -98,7 +100,7 @@ def stream_edges(
     scale = .5 if halve else 1.
     return [model.edges(language)(scale * s, compared.mask) for s in (compared.curve.video, compared.curve.sub)]
 
-# %% ../../nbs/24_retrieve.c3.ipynb #d4c97bab
+# %% ../../nbs/24_retrieve.c3.ipynb #ac7f2cf4
 def consolidation_losses(
     model, # the student
     batch, # `retrieve.data.MomentBatch`
@@ -109,12 +111,19 @@ def consolidation_losses(
 )->dict: # name -> scalar
     "The terms that consolidation adds, weighted (C³ paper, Eqs. 7, 10, 11)."
     terms = dict(c3_vr=0., c3_loc=0.)
+    if cfg.labels: taught = {l: _truth(batch, c) for l, c in compared.items()}
     for g, c in compared.items():
         edges = stream_edges(model, c, g, cfg.halve) if cfg.beta else None
         for h in cfg.teachers(g, compared):
             if cfg.alpha: terms['c3_vr'] += cfg.alpha * retrieval_consolidation(taught[h].videos, c.videos, batch.own, cfg)
             if cfg.beta: terms['c3_loc'] += lambda_loc * cfg.beta * localisation_consolidation(taught[h].edges, edges, c.mask, cfg)
     return terms
+
+# %% ../../nbs/24_retrieve.c3.ipynb #5d3b2792
+def _truth(batch, compared): # scores of a teacher who is sure and always right
+    sure = lambda index, n: 1e4 * torch.nn.functional.one_hot(index, n).float()
+    l = compared.mask.shape[1]
+    return Taught(sure(batch.own, len(batch.mask)), Edges(sure(batch.span[:, 0], l), sure(batch.span[:, 1], l)))
 
 # %% ../../nbs/24_retrieve.c3.ipynb #b2e4e383
 _TABLE = 50_000_000 # entries of a table of queries and videos that is kept: 200 MB a language

@@ -213,7 +213,7 @@ def distil_loss(
         return (total / pairs.words if stage.scale == 'released' else total), n
     return loss
 
-# %% ../../nbs/15_summarize.stages.ipynb #a0270549
+# %% ../../nbs/15_summarize.stages.ipynb #75036181
 def distil(
     teacher:Summarizer, # of stage 1; not changed
     student_data:SummaryData, # records in the source language
@@ -233,9 +233,8 @@ def distil(
     student = new_student(cfg, layers)
     data = PairData(student_data, teacher_data, teacher.reader, stage, fit_cfg.batch_size, seed)
     fit_cfg = replace(fit_cfg, eps=stage.eps or fit_cfg.eps)
-    history = fit(student, data, distil_loss(stage), fit_cfg, out, note=f'distil {config_hash(stage)}')
-    teacher.eval()
-    return student, history
+    try: return student, fit(student, data, distil_loss(stage), fit_cfg, out, note=f'distil {config_hash(stage)}')
+    finally: teacher.eval() # whatever happened to the student
 
 # %% ../../nbs/15_summarize.stages.ipynb #9a1fad6a
 @dataclass(frozen=True)
@@ -251,7 +250,7 @@ class Plan:
     max_video: int = 1024              # rows of a video
     seed: int = 0                      # of weights and batches
 
-# %% ../../nbs/15_summarize.stages.ipynb #11d85a72
+# %% ../../nbs/15_summarize.stages.ipynb #45c45c39
 def _records(plan, split): # what a stage may see
     records = choose(plan.corpus.splits, split, 'split')
     if split != 'train' or plan.samples is None: return records
@@ -264,12 +263,13 @@ def _vocab(plan, language, split): # from the training text that the stage may s
 def _data(plan, split, language, vocabs, fit_cfg):
     return SummaryData(_records(plan, split), plan.corpus.features, *vocabs, language, plan.max_text, plan.max_video, fit_cfg.batch_size, plan.seed)
 
-def _validation(plan, language, vocabs): # for fit; None where there is nothing to validate on
-    if 'val' not in plan.corpus.splits or language not in plan.corpus.splits['val'][0].transcripts: return None
-    data = _data(plan, 'val', language, vocabs, plan.train)
-    return lambda model: word_scores(model, data)
+def _held_out(plan, language, vocabs): # None where there is nothing to validate on
+    there = 'val' in plan.corpus.splits and language in plan.corpus.splits['val'][0].transcripts
+    return _data(plan, 'val', language, vocabs, plan.train) if there else None
 
-def _judged(cfg, validate): return cfg if validate else replace(cfg, monitor='loss', use='last') # without validation nothing tells which weights are best
+def _validation(data): return data and (lambda model: word_scores(model, data)) # for fit
+
+def _judged(cfg, val): return cfg if val else replace(cfg, monitor='loss', use='last') # without validation nothing tells which weights are best
 
 def _config(plan, vocabs, **changes):
     some = next(iter(plan.corpus.splits.values()))[0].id
@@ -281,7 +281,7 @@ def _mark(data): # names what a data set is made of; of the features, which may 
     blobs = [torch.cat(data.src).numpy().tobytes(), torch.cat(data.tgt).numpy().tobytes(), *few]
     return [r.id for r in data.records], data.lengths.tolist(), [hashlib.sha256(b).hexdigest() for b in blobs]
 
-# %% ../../nbs/15_summarize.stages.ipynb #1730bf22
+# %% ../../nbs/15_summarize.stages.ipynb #36c303ae
 def teach(
     plan:Plan, # corpus and sizes
     folder=None, # where teachers are kept; None trains one in memory
@@ -290,12 +290,11 @@ def teach(
     english = _vocab(plan, 'en', 'pretrain')
     cfg = _config(plan, (english, english), share_words=plan.model.reads != 'video')
     set_seed(stream_seed('weights', plan.seed))
-    model, data = Summarizer(cfg), _data(plan, 'pretrain', 'en', (english, english), plan.pretrain)
-    about = config_hash(cfg, plan.pretrain, english.name, _mark(data), plan.seed)
+    model, data, val = Summarizer(cfg), _data(plan, 'pretrain', 'en', (english, english), plan.pretrain), _held_out(plan, 'en', (english, english))
+    about = config_hash(cfg, plan.pretrain, english.name, _mark(data), val and _mark(val), plan.seed)
     out = None if folder is None else run_folder(Path(folder)/f'teacher-{plan.model.reads}-s{plan.seed}-{about}')
     with lock(f'{out}.lock') if out else nullcontext():
-        validate = _validation(plan, 'en', (english, english))
-        fit(model, data, summary_loss, _judged(plan.pretrain, validate), out, validate, 'stage 1')
+        fit(model, data, summary_loss, _judged(plan.pretrain, val), out, _validation(val), 'stage 1')
     return model, (english, english)
 
 # %% ../../nbs/15_summarize.stages.ipynb #a6a51e3e
@@ -308,12 +307,21 @@ class Followed:
     histories: dict     # stage -> `History`
     origins: dict       # parameter -> where it came from; empty without a transplant
 
+# %% ../../nbs/15_summarize.stages.ipynb #d549275e
+def _order(recipe, reads): # a letter for each stage, if it is an order that can be followed
+    letters = ''.join('e' if s == _en else 'p' if s == _pt else {Distil: 'd', Transplant: 't'}.get(type(s), '?') for s in recipe)
+    for s, letter in zip(recipe, letters): check(letter != '?', f'there is no stage {s}', 'recipe', f'train by {_en} or {_pt}')
+    check(reads != 'video' or 'd' not in letters, 'a system that reads only video has no text to distil', 'recipe', 'choose one without Distil, or read both')
+    check(letters not in ('ep', 'edp'), 'nothing says where the parameters of stage 3 come from', 'recipe', 'put a Transplant before the last Train')
+    check(letters in ('e', 'p', 'etp', 'edtp'), 'these stages do not follow upon each other', 'recipe', 'compare `RECIPES`')
+    return letters
+
 # %% ../../nbs/15_summarize.stages.ipynb #ddddd831
 def _stage_2(plan, teacher, english, vocabs, cfg, stage, out): # -> (Reader, History)
     student_data, teacher_data = _data(plan, 'train', 'pt', vocabs, plan.distil), _data(plan, 'train', 'en', (english, english), plan.distil)
     return distil(teacher, student_data, teacher_data, cfg, stage, plan.distil, out and Path(out)/'distil', plan.seed)
 
-# %% ../../nbs/15_summarize.stages.ipynb #108a94a9
+# %% ../../nbs/15_summarize.stages.ipynb #10a2f253
 def follow(
     recipe:tuple, # of stages, e.g. one of `RECIPES`
     plan:Plan, # corpus and sizes
@@ -321,10 +329,7 @@ def follow(
     teachers=None, # folder of teachers; None trains one for this call
 )->Followed:
     "Go through the stages, or go on where a run that was killed had come to."
-    check(plan.model.reads != 'video' or not any(isinstance(s, Distil) for s in recipe), 'a system that reads only video has no text to distil', 'recipe', 'choose one without Distil, or read both')
-    taught = any(isinstance(s, Train) and s.on == 'pretrain' for s in recipe)
-    moved = recipe == RECIPES['teacher'] or not taught or any(isinstance(s, Transplant) for s in recipe)
-    check(moved, 'nothing says where the parameters of stage 3 come from', 'recipe', 'put a Transplant before the last Train')
+    taught = _order(recipe, plan.model.reads).startswith('e')
     teacher, (english, target) = teach(plan, teachers) if taught else (None, (None, _vocab(plan, 'en', 'train')))
     if recipe == RECIPES['teacher']: return Followed(teacher, (english, target), 'en', {}, {})
     vocabs, layers, normed, student, histories = (_vocab(plan, 'pt', 'train'), target), plan.model.encoder_layers, False, None, {}
@@ -337,6 +342,6 @@ def follow(
             student, histories['distil'] = _stage_2(plan, teacher, english, vocabs, cfg, stage, out)
         if isinstance(stage, Transplant): came = transplant(model, stage, teacher, student, layers, normed, (vocabs[0], english))
         if isinstance(stage, Train):
-            data, validate = _data(plan, 'train', 'pt', vocabs, plan.train), _validation(plan, 'pt', vocabs)
-            histories['train'] = fit(model, data, summary_loss, _judged(plan.train, validate), out and Path(out)/'train', validate, 'stage 3' if taught else 'direct')
+            data, val = _data(plan, 'train', 'pt', vocabs, plan.train), _held_out(plan, 'pt', vocabs)
+            histories['train'] = fit(model, data, summary_loss, _judged(plan.train, val), out and Path(out)/'train', _validation(val), 'stage 3' if taught else 'direct')
     return Followed(model, vocabs, 'pt', histories, came)
