@@ -5,24 +5,25 @@
 # %% auto #0
 __all__ = ['ROWS', 'PAPERS', 'job', 'run', 'grid', 'table', 'claims', 'item_difference', 'means', 'sweep', 'verdict']
 
-# %% ../nbs/30_experiments.ipynb #9e71d606
+# %% ../nbs/30_experiments.ipynb #fcce509d
 import dataclasses
 
 import pandas as pd
 
 from . import runs
 from .core import choose
+from .retrieve import rows as moments
 from .runs import item_difference, means, sweep, verdict
 from .summarize import rows as summaries
 
 # %% ../nbs/30_experiments.ipynb #3887f76b
 _all_ = ['item_difference', 'means', 'sweep', 'verdict'] # judged here as in `runs`
 
-# %% ../nbs/30_experiments.ipynb #b4e2d132
-ROWS = summaries.ROWS # name -> row of a paper's table; the other half joins by `| moments.ROWS`
+# %% ../nbs/30_experiments.ipynb #66c2d46d
+ROWS = summaries.ROWS | moments.ROWS # name -> row of a paper's table
 
-# %% ../nbs/30_experiments.ipynb #341c4472
-PAPERS = {'MCLS': summaries.MCLS}
+# %% ../nbs/30_experiments.ipynb #70179378
+PAPERS = {'MCLS': summaries.MCLS, 'C3 test': moments.C3_TEST, 'C3 val': moments.C3_VAL, 'TVR': moments.TVR}
 
 # %% ../nbs/30_experiments.ipynb #33fdd11a
 def job(

@@ -218,10 +218,9 @@ def test_nms_in_search_fills_up_from_twice_as_many():
     r = index.search(queries, 'VR', k=5, nms=.5)
     equal(r, index.search(queries, 'VR', k=5)) # whole videos do not overlap
 
-@pytest.mark.parametrize('first', [[12, 3, 40, 40, 1], [7]])
-def test_adding_is_building(first):
+@pytest.mark.parametrize('first, later', [([12, 3, 40, 40, 1], [5, 40, 12, 1, 22]), ([7], [5, 9]), ([3, 7], [7, 7, 9])]) # the last: one length on both sides
+def test_adding_is_building(first, later):
     model = loud()
-    later = [5, 40, 12, 1, 22]
     whole = noise(first + later)
     corpus = whole.corpus
     def some(names):
@@ -267,6 +266,9 @@ def test_building_on_disk_is_building(tmp_path, dtype):
     a, b = MomentIndex.build(model, videos, dtype=dtype), MomentIndex.build(model, videos, dtype=dtype, path=tmp_path/'index')
     assert a.hash == b.hash and b.where == tmp_path/'index'
     MomentIndex.load(tmp_path/'index', model).verify()
+    MomentIndex.build(model, videos, dtype=dtype, path=tmp_path/'index').verify() # again, in the same place
+    assert len(list((tmp_path/'index').iterdir())) == 2
+    refused(a.verify, 'is not on disk')
 
 def test_failed_build_leaves_nothing(tmp_path):
     videos = noise([3, 4])
@@ -305,6 +307,17 @@ def test_faiss_rescores_exactly_and_says_how_well(tmp_path, capsys):
     again = MomentIndex.load(tmp_path/'index').search(queries, 'VR', k=20, max_videos=20, first='faiss')
     np.testing.assert_array_equal(again.video, found.video)
 
+def test_single_queries_share_the_price_of_agreement(monkeypatch, capsys):
+    pytest.importorskip('faiss', reason='FAISS is an optional dependency: pip install "mcls_nb[faiss]"')
+    model = loud()
+    index, queries, calls = MomentIndex.build(model, noise([9] * 50)), ask(model, 20), []
+    exact = search._best_videos
+    monkeypatch.setattr(search, '_best_videos', lambda *args: calls.append(len(args[1][0])) or exact(*args))
+    shares = [index.search(queries[i:i + 1], 'VR', k=5, max_videos=5, first='faiss').agreement for i in range(20)]
+    assert calls == [1] * 16 and len(set(shares[15:])) == 1 and capsys.readouterr().out.count('FAISS finds') == 20
+    index.search(queries, 'VR', k=5, max_videos=5, first='faiss')
+    assert calls[16:] == [10] # every second of twenty
+
 def test_without_faiss_a_sentence(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'faiss', None)
     model = loud()
@@ -319,7 +332,7 @@ def index(): return MomentIndex.build(loud(), noise([4, 12, 1, 33]))
 BAD = {'task': (dict(task='VMR'), "no task 'VMR'", "'VCMR'"), 'no task': (dict(task=()), 'there is no task'), 'k': (dict(k=0), 'parameter k'),
        'max_videos': (dict(max_videos=0), 'parameter max_videos'), 'alpha': (dict(alpha=100.), 'too large for float32'), 'merge': (dict(merge='product'), "'product'"),
        'first': (dict(first='hnsw'), "'hnsw'"), 'nms': (dict(nms=50.), 'not an overlap'), 'no own': (dict(task='SVMR'), 'parameter own'),
-       'few own': (dict(task='SVMR', own=[0, 1]), '2 videos for 3 queries'), 'own beyond': (dict(task='SVMR', own=[0, 1, 4]), 'video 4 is not'),
+       'own unlike': (dict(task='SVMR', own=[0., 1., 2.]), 'no positions'), 'few own': (dict(task='SVMR', own=[0, 1]), '2 videos for 3 queries'), 'own beyond': (dict(task='SVMR', own=[0, 1, 4]), 'video 4 is not'),
        'own before': (dict(task='SVMR', own=[0, -1, 2]), 'video -1 is not')}
 
 @pytest.mark.parametrize('name', BAD)

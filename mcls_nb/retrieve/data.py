@@ -7,7 +7,7 @@ __all__ = ['RELEASED_SPANS', 'TYPES', 'TVR_TEXT', 'SpanRule', 'Query', 'MomentCo
            'MomentBatch', 'MomentData', 'read_annotations', 'read_durations', 'H5Features', 'load_mtvr', 'save_mtvr',
            'tv_corpus']
 
-# %% ../../nbs/20_retrieve.data.ipynb #8acc25c4
+# %% ../../nbs/20_retrieve.data.ipynb #fd36c077
 import json, os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 
 from ..batching import length_mask
 from ..core import DataError, check, choose, read_lines, read_text, stream_seed
-from ..features import TVR_VIDEO, FeatureContract, FeatureFolder, FeatureStore, check_rows
+from ..features import FeatureContract, FeatureFolder, FeatureStore, check_rows
 
 # %% ../../nbs/20_retrieve.data.ipynb #a76680ab
 _EXTRA = dict(consistent=0, released=1) # clips that decoding adds after `ed`

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Ranking', 'rank_spans', 'temporal_nms', 'MomentIndex']
 
-# %% ../../nbs/25_retrieve.search.ipynb #d1a693b2
-import functools, hashlib, importlib.util, json, shutil
+# %% ../../nbs/25_retrieve.search.ipynb #5977ac12
+import collections, functools, hashlib, importlib.util, json, os, shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ..batching import length_mask
 from ..core import DataError, as_dict, atomic, check, choose, config_hash, progress, read_text
 from .data import SpanRule
 
-# %% ../../nbs/25_retrieve.search.ipynb #6294e43a
+# %% ../../nbs/25_retrieve.search.ipynb #ac508fdd
 @dataclass
 class Ranking:
     "The k best answers to each of q queries, best first; -1 and nan where there are fewer than k."
@@ -26,7 +26,7 @@ class Ranking:
     start:np.ndarray # q k, seconds; 0 in a ranking of whole videos
     end:np.ndarray # q k, seconds; 0 in a ranking of whole videos
     score:np.ndarray # q k
-    agreement:float=None # with an approximate first stage: share of the exact first k videos that it found, on a sample
+    agreement:float=None # with FAISS: share of the exact best videos that it found, on a sample of queries
     def __len__(self): return len(self.video)
 
 # %% ../../nbs/25_retrieve.search.ipynb #13eb5fed
@@ -43,7 +43,7 @@ def _filled(k, score, *others):
     fill = lambda x, value: F.pad(x[:, :k].masked_fill(score[:, :k] <= 0, value), (0, max(0, k - x.shape[1])), value=value)
     return fill(score, torch.nan), *(fill(x, -1) for x in others)
 
-# %% ../../nbs/25_retrieve.search.ipynb #86f7b47b
+# %% ../../nbs/25_retrieve.search.ipynb #99eedf79
 def rank_spans(
     p_st, # q v l, probability that the moment starts here, 0 where a video has no clip
     p_ed, # q v l, probability that it ends here
@@ -52,7 +52,7 @@ def rank_spans(
     rule:SpanRule=SpanRule(), # which spans are legal
     alpha:float=20., # how much the video's score weighs
 )->tuple: # (score, v, st, ed), each q k: best first, nan and -1 where there are fewer; spans of probability 0 do not count
-    "The best spans of v videos for each query (C³ paper, Eq. 17), without looking at all of them."
+    "The best spans of v videos for each query, without looking at all of them."
     (q, v, l), (lo, hi) = p_st.shape, rule.band
     start = p_st if video_score is None else p_st * (alpha * video_score).exp()[..., None]
     ends = F.pad(p_ed, (0, hi)) # q v l+hi
@@ -91,7 +91,7 @@ def temporal_nms(
     pick = lambda x, none: np.where(gone, none, np.take_along_axis(x, order, 1))
     return replace(ranking, video=pick(ranking.video, -1), **{f: pick(getattr(ranking, f), np.nan) for f in ('start', 'end', 'score')})
 
-# %% ../../nbs/25_retrieve.search.ipynb #d6deca7f
+# %% ../../nbs/25_retrieve.search.ipynb #b0403617
 _ROWS = ('video', 'sub', 'deep')
 
 @dataclass
@@ -103,13 +103,18 @@ class _Part:
     sub:torch.Tensor # r d, subtitles, rows of length 1
     deep:torch.Tensor # r+n*halo 2d, frames and subtitles
     halo:int # rows of padding after each video
+    recorded:str=None # hash, for rows on disk
     def __post_init__(self):
         ends = np.concatenate([[0], np.cumsum(self.lengths)])
         self.ends, self.starts = ends, dict(video=ends[:-1], sub=ends[:-1], deep=ends[:-1] + self.halo * np.arange(len(self.lengths)))
     def __len__(self): return len(self.lengths)
-    @functools.cached_property
+    @property
     def hash(self):
-        "Of everything that is in here."
+        "Of everything that is in here, or was when it was written."
+        self.recorded = self.recorded or self.digest()
+        return self.recorded
+    def digest(self):
+        "Of everything that is in here now."
         digest = hashlib.sha256(f'{self.halo} {self.video.dtype}'.encode())
         for x in (self.lengths.astype('<i8'), self.numbers.astype('<i8'), *(getattr(self, f).numpy() for f in _ROWS)): digest.update(x)
         return digest.hexdigest()[:16]
@@ -171,21 +176,20 @@ def _score_blocks(part, ask, tile=512):
             return torch.cat([c.view(m, l, -1).amax(1) for c, (m, l) in zip((x @ q.T).split(sizes), runs)])
         yield torch.cat([sum(best(x, q[t:t + tile]) for x, q in streams) for t in range(0, len(ask[0]), tile)], 1)
 
-# %% ../../nbs/25_retrieve.search.ipynb #2c338766
+# %% ../../nbs/25_retrieve.search.ipynb #b3e4858e
 def _best_videos(index, ask, k):
     "Exact: scores of the k best videos and their positions, q k each."
-    best, at, held, done = torch.empty(len(ask[0]), 0), torch.empty(len(ask[0]), 0, dtype=torch.long), [], 0
+    best, at, held, n, done = torch.empty(len(ask[0]), 0), torch.empty(len(ask[0]), 0, dtype=torch.long), [], 0, 0
     for block in (b for part in index.parts for b in _score_blocks(part, ask)):
-        held.append(block)
-        n = sum(map(len, held))
+        held, n = held + [block], n + len(block)
         if n < 4096 and done + n < len(index): continue
         score, new = torch.cat(held).T.contiguous().topk(min(k, n)) # n q -> q n -> q k
         best, at = torch.cat([best, score], 1), torch.cat([at, new + done], 1)
         best, order = best.topk(min(k, best.shape[1]))
-        at, held, done = at.gather(1, order), [], done + n
+        at, held, n, done = at.gather(1, order), [], 0, done + n
     return best, at
 
-# %% ../../nbs/25_retrieve.search.ipynb #9a6e225e
+# %% ../../nbs/25_retrieve.search.ipynb #ebdb1160
 def _pair_products(index, rows, query, who, at):
     "Inner products of queries `who` with the rows of videos `at`, for p pairs sorted by video: yields (i, j, j-i l) for runs of one length."
     cuts = np.flatnonzero(np.diff(index.runs[at], prepend=-1, append=-1))
@@ -201,8 +205,8 @@ def _pair_products(index, rows, query, who, at):
 def _edges(index, query, slots):
     "Probabilities of starts and ends of q queries in v videos each, q v 2 l; 0 where a video or a clip is missing (slot -1)."
     at, pair = slots.flatten().sort()
-    at, pair = at[(at >= 0)].numpy(), pair[at >= 0]
-    p = torch.zeros(slots.numel(), 2, int(index.lengths[at].max()))
+    at, pair = at[at >= 0].numpy(), pair[at >= 0]
+    p = torch.zeros(slots.numel(), 2, int(index.lengths[at].max(initial=1)))
     kernel = index.filters.shape[-1]
     for i, j, curve in _pair_products(index, 'deep', query, pair // slots.shape[1], at):
         l = curve.shape[1] - kernel // 2
@@ -229,16 +233,17 @@ def _build_lists(index, stream):
         for i in range(0, len(x), 1 << 16): lookup.add(x[i:i + (1 << 16)].float().numpy())
     return lookup
 
-# %% ../../nbs/25_retrieve.search.ipynb #4dec932f
+# %% ../../nbs/25_retrieve.search.ipynb #4d51e6ba
 def _lists(index, stream):
     "The FAISS index of a stream: from memory, from the folder of the index, or made anew and kept there."
-    key, file = (index.hash, stream), index.where and index.where/f'faiss-{index.hash}-{stream}.bin'
-    if key not in index.kept:
-        if file and file.is_file(): index.kept[key] = _faiss().read_index(str(file))
-        else:
-            index.kept[key] = _build_lists(index, stream)
-            if file: _faiss().write_index(index.kept[key], str(file))
-    return index.kept[key]
+    if stream in index.kept: return index.kept[stream]
+    file = index.where and index.where/f'faiss-{index.hash}-{stream}.bin'
+    if file and file.is_file(): index.kept[stream] = _faiss().read_index(str(file))
+    else:
+        index.kept[stream] = _build_lists(index, stream)
+        if file and os.access(index.where, os.W_OK):
+            with atomic(file) as new: _faiss().write_index(index.kept[stream], str(new))
+    return index.kept[stream]
 
 def _hits(index, stream, query, depth, probe):
     "Videos that a stream's nearest clips belong to, as (keys query*n+video, best score of each, smallest score of each query)."
@@ -250,7 +255,7 @@ def _hits(index, stream, query, depth, probe):
     keys, first = np.unique(key[some], return_index=True) # hits come best first
     return keys, score[some][first], np.where(some, score, np.inf).min(1)
 
-# %% ../../nbs/25_retrieve.search.ipynb #fad7efc0
+# %% ../../nbs/25_retrieve.search.ipynb #a6da5c0c
 def _likely_videos(index, ask, k, depth, probe):
     "Positions of likely videos, q c, -1 where there are fewer."
     streams = [_hits(index, f, q, depth, probe) for f, q in zip(_ROWS, ask)]
@@ -260,15 +265,15 @@ def _likely_videos(index, ask, k, depth, probe):
         i = np.searchsorted(have, keys).clip(max=len(have) - 1)
         score = score + np.where(have[i] == keys, best[i], least[who])
     order = np.lexsort((-score, who))
-    rank = np.arange(len(keys)) - np.searchsorted(who, who) # who[order] equals who
+    rank = np.arange(len(keys)) - np.searchsorted(who, who) # within each query; `order` leaves `who` as it is
     out = np.full((len(ask[0]), min(4 * k, n)), -1)
     few = rank < out.shape[1]
     out[who[few], rank[few]] = (keys % n)[order][few]
     return torch.from_numpy(out)
 
-def _approximate_videos(index, ask, k, depth=2000, probe=32):
+def _approximate_videos(index, ask, k, probe=128):
     "As `_best_videos`, among the likely videos only."
-    slots = _likely_videos(index, ask, k, depth, probe)
+    slots = _likely_videos(index, ask, k, max(2000, 50 * k), probe) # a video has about 50 clips
     at, pair = slots.flatten().sort()
     at, pair = at[at >= 0].numpy(), pair[at >= 0]
     score = torch.full((slots.numel(),), -torch.inf)
@@ -278,8 +283,9 @@ def _approximate_videos(index, ask, k, depth=2000, probe=32):
     score, order = score.view_as(slots).topk(min(k, slots.shape[1]))
     return score, slots.gather(1, order)
 
-# %% ../../nbs/25_retrieve.search.ipynb #e78afac7
-_WEIGHTS, _TASKS, _MANY = dict(mean=.5, sum=1.), ('VCMR', 'SVMR', 'VR'), 10_000_000
+# %% ../../nbs/25_retrieve.search.ipynb #fcef860a
+_WEIGHTS, _TASKS, _VECTORS = dict(mean=.5, sum=1.), ('VCMR', 'SVMR', 'VR'), ('video', 'sub', 'video_clip', 'sub_clip')
+_MANY = 10_000_000 # clips
 
 def _localise(index, p, slots, score, k, rule, alpha):
     "The best spans as columns of a `Ranking`; 64 queries at a time, whose tables stay in the cache."
@@ -306,7 +312,7 @@ def _answer(index, queries, tasks, k, own, max_videos, rule, alpha, merge, first
     if 'SVMR' in tasks: found['SVMR'] = _localise(index, p[:, -1:], own[:, None], None, k, rule, alpha)
     return found
 
-# %% ../../nbs/25_retrieve.search.ipynb #e1082d95
+# %% ../../nbs/25_retrieve.search.ipynb #90003571
 def _check_question(index, queries, tasks, k, own, max_videos, alpha, merge):
     "Refuse what cannot be searched."
     for t in tasks: choose(dict.fromkeys(_TASKS), t, 'task')
@@ -315,45 +321,50 @@ def _check_question(index, queries, tasks, k, own, max_videos, alpha, merge):
     for name, n in dict(k=k, max_videos=max_videos).items(): check(n >= 1, f'{n} answers are none', f'parameter {name}', 'choose 1 or more')
     d, top = index.parts[0].video.shape[1], abs(alpha) * 2 * choose(_WEIGHTS, merge, 'way to merge')
     check(top < 80, f'exp({alpha} x score) is too large for float32', 'parameter alpha', 'the default is 20, or 10 with merge="sum"')
-    for f in ('video', 'sub', 'video_clip', 'sub_clip'):
+    for f in _VECTORS:
         x = getattr(queries, f)
         check(x.shape[-1] == d, f'have width {x.shape[-1]} instead of {d}', 'queries', 'encode them with the model that the index was built with')
         check(x.isfinite().all(), 'hold NaN or infinity', 'queries', 'check their features and the model')
     if 'SVMR' not in tasks: return
     check(own is not None, 'there is no video to look in', 'parameter own', 'SVMR needs the position of each query\'s video')
+    check(not own.is_floating_point(), 'holds no positions', 'parameter own', 'give whole numbers')
     check(len(own) == len(queries), f'there are {len(own)} videos for {len(queries)} queries', 'parameter own', 'give one for each query')
     check(0 <= own.min() and own.max() < len(index), f'video {int(own.min() if own.min() < 0 else own.max())} is not in the index', 'parameter own', f'positions run from 0 to {len(index) - 1}')
 
-# %% ../../nbs/25_retrieve.search.ipynb #631164d5
-def _agreement(index, ask, k, first):
-    "Share of the exact first k videos that `first` finds, on at most 16 queries."
-    ask = [x[::-(-len(x) // 16)] for x in ask]
-    k = min(k, len(index))
-    (_, exact), (_, found) = _best_videos(index, ask, k), first(index, ask, k)
-    share = (exact[:, :, None] == found[:, None]).any(-1).float().mean().item()
-    print(f'FAISS finds {share:.1%} of the exact first {k} videos ({len(ask[0])} queries)')
+# %% ../../nbs/25_retrieve.search.ipynb #d1f07ed4
+def _agreement(index, ask, k, first, probe):
+    "Share of the exact first k videos that `first` finds, on 16 queries, which single queries make up together."
+    seen, k = index.kept.setdefault(('agreement', k, probe), []), min(k, len(index))
+    some = [x[::-(-len(x) // 16)] if len(x) > 16 else x[:max(0, 16 - len(seen))] for x in ask]
+    if len(some[0]):
+        (_, exact), (_, found) = _best_videos(index, some, k), first(index, some, k)
+        seen[:] = (seen + (exact[:, :, None] == found[:, None]).any(-1).float().mean(1).tolist())[-16:]
+    share = sum(seen) / len(seen)
+    print(f'FAISS finds {share:.1%} of the exact first {k} videos ({len(seen)} queries)')
     return share
 
 @torch.inference_mode()
-def _search(index, queries, task, k, own, max_videos, rule, alpha, merge, nms, first, batch):
+def _search(index, queries, task, k, own, max_videos, rule, alpha, merge, nms, first, probe, batch):
     "Rankings by task."
     tasks = (task,) if isinstance(task, str) else tuple(task)
-    own = None if own is None else torch.as_tensor(own)
+    own = None if own is None else torch.as_tensor(np.asarray(own))
     _check_question(index, queries, tasks, k, own, max_videos, alpha, merge)
+    queries = replace(queries, **{f: getattr(queries, f).float().cpu() for f in _VECTORS})
     if own is not None: own = torch.from_numpy(np.argsort(index.numbers))[own] # positions among the packed videos
     large = index.lengths.sum() >= _MANY and importlib.util.find_spec('faiss')
-    first = choose(dict(exact=_best_videos, faiss=_approximate_videos, auto=_approximate_videos if large else _best_videos), first, 'first stage')
+    likely = functools.partial(_approximate_videos, probe=probe)
+    first = choose(dict(exact=_best_videos, faiss=likely, auto=likely if large else _best_videos), first, 'first stage')
     wide = k if nms is None else 2 * k
     found = [_answer(index, queries[i:i + batch], tasks, wide, None if own is None else own[i:i + batch], max_videos, rule, alpha, merge, first)
              for i in range(0, len(queries), batch)]
     rankings = {t: Ranking(*map(np.concatenate, zip(*(f[t] for f in found)))) for t in tasks}
-    if first is _approximate_videos and tasks != ('SVMR',):
-        share = _agreement(index, [F.normalize(x, dim=-1) for x in (queries.video, queries.sub)], max_videos, first)
+    if first is likely and tasks != ('SVMR',):
+        share = _agreement(index, [F.normalize(x, dim=-1) for x in (queries.video, queries.sub)], max_videos, first, probe)
         rankings = {t: r if t == 'SVMR' else replace(r, agreement=share) for t, r in rankings.items()}
     if nms is not None: rankings = {t: temporal_nms(r, nms, k) for t, r in rankings.items()}
     return rankings[task] if isinstance(task, str) else rankings
 
-# %% ../../nbs/25_retrieve.search.ipynb #6cce7427
+# %% ../../nbs/25_retrieve.search.ipynb #a0caefc9
 def _fingerprint(model):
     "A short name for the weights of a model."
     digest = hashlib.sha256()
@@ -366,7 +377,9 @@ def _contracts(videos, language):
     sources = dict(video=getattr(corpus, 'video', None), subtitles=getattr(corpus, 'subtitles', {}).get(language))
     return {k: as_dict(getattr(s, 'contract', None)) for k, s in sources.items()}
 
-@dataclass
+_FIELDS = ('names', 'durations', 'language', 'model', 'contracts')
+
+@dataclass(repr=False)
 class _Packed:
     "Parts, and what is known about them."
     parts:list
@@ -385,21 +398,19 @@ class _Packed:
         new = np.diff(self.lengths, prepend=-1) != 0
         new[self.bases[:-1]] = True
         self.runs = np.cumsum(new) # neighbours of one length in one part share a number
-        self.hash = config_hash([p.hash for p in self.parts], self.names)
     def __len__(self): return len(self.names)
-    def _keep(self, path):
-        _write(self, path)
-        self.where = path
-        return self
+    def __repr__(self): return f'MomentIndex of {len(self)} videos with {self.lengths.sum()} clips, {self.language}'
+    @functools.cached_property
+    def hash(self): return config_hash([p.hash for p in self.parts], self.filters.tolist(), [getattr(self, f) for f in _FIELDS])
     def home(self, position): return self.parts[i := int(np.searchsorted(self.bases, position, 'right')) - 1], int(self.bases[i])
 
-# %% ../../nbs/25_retrieve.search.ipynb #0ee6bca2
-_INDEX, _FIELDS = 'index.json', ('names', 'durations', 'language', 'model', 'contracts')
+# %% ../../nbs/25_retrieve.search.ipynb #227a1e46
+_INDEX = 'index.json'
 
 def _check_names(names):
     "Refuse names that occur twice."
-    twice = {n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else ()
-    check(not twice, f'video {min(twice, default="")!r} occurs twice', 'index', 'give every video a name of its own')
+    twice = [n for n, times in collections.Counter(names).items() if times > 1]
+    check(not twice, f'video {(twice or [0])[0]!r} occurs twice', 'index', 'give every video a name of its own')
 
 def _folder(path):
     "A folder for an index: new, empty or an index."
@@ -408,18 +419,19 @@ def _folder(path):
     path.mkdir(parents=True, exist_ok=True)
     return path
 
-def _add_part(index, model, videos, language, dtype, folder=None):
-    "Encode videos behind those of `index` (or of nothing), in memory or straight into a folder: the new list of parts."
-    old = index.parts if index else []
-    if folder is None: return old + [_encode(model, videos, language, len(index) if index else 0, dtype)]
+def _build_on_disk(model, videos, language, dtype, folder):
+    "The part of all videos, written straight into a folder."
+    new = folder/'part-new'
     try:
-        (folder/'part-new').mkdir(parents=True, exist_ok=True)
-        part = _encode(model, videos, language, len(index) if index else 0, dtype, folder/'part-new')
-        for f in ('lengths', 'numbers'): np.save(folder/'part-new'/f'{f}.npy', getattr(part, f))
-        return old + [_open_part((folder/'part-new').rename(folder/f'part-{part.hash}'), part.halo)]
-    finally: shutil.rmtree(folder/'part-new', ignore_errors=True)
+        new.mkdir(exist_ok=True)
+        part = _encode(model, videos, language, 0, dtype, new)
+        for f in ('lengths', 'numbers'): np.save(new/f'{f}.npy', getattr(part, f))
+        place = folder/f'part-{part.hash}'
+        if not place.is_dir(): new.rename(place)
+        return _open_part(place, part.halo)
+    finally: shutil.rmtree(new, ignore_errors=True)
 
-# %% ../../nbs/25_retrieve.search.ipynb #95788544
+# %% ../../nbs/25_retrieve.search.ipynb #2b4b079c
 def _open_part(folder, halo):
     "A part on disk, memory-mapped."
     try: x = {f: np.load(folder/f'{f}.npy', mmap_mode='c', allow_pickle=False) for f in ('lengths', 'numbers', *_ROWS)}
@@ -428,7 +440,7 @@ def _open_part(folder, halo):
     due = dict(numbers=(n,), video=(r, d), sub=(r, d), deep=(r + n * halo, 2 * d))
     wrong = [f for f, shape in due.items() if x[f].shape != shape]
     check(not wrong, f'{", ".join(wrong)} have the wrong size', folder, 'copy or build the index again')
-    return _Part(np.array(x['lengths']), np.array(x['numbers']), *(torch.from_numpy(x[f]) for f in _ROWS), halo=halo)
+    return _Part(np.array(x['lengths']), np.array(x['numbers']), *(torch.from_numpy(x[f]) for f in _ROWS), halo, folder.name.removeprefix('part-'))
 
 def _write_part(part, path):
     "Write a part unless it is there."
@@ -463,34 +475,13 @@ def _read(path):
     check(np.array_equal(numbers, np.arange(len(known['names']))), 'parts and names do not fit', path/_INDEX, 'copy or build the index again')
     return known, dict(parts=parts, filters=torch.tensor(known['filters']), where=path, **{f: known[f] for f in _FIELDS})
 
-# %% ../../nbs/25_retrieve.search.ipynb #e72d67f0
-class MomentIndex(_Packed):
-    "A corpus, encoded and packed for search. Positions of videos are those among `names`."
-    @classmethod
-    def build(cls,
-        model, # with `encode_clips`, `edges` and `cfg`, as `retrieve.encoders.MXML`
-        videos, # as `retrieve.data.VideoSet`
-        language:str='en', # of the queries and subtitles
-        dtype:str='float32', # of the rows kept; 'float16' takes half the room
-        path=None, # folder to build in, for corpora larger than memory
-    ):
-        "Encode all videos."
-        _check_names(videos.names)
-        if path is not None: path = _folder(path)
-        parts = _add_part(None, model, videos, language, dtype, path)
-        filters = torch.stack([f.weight.detach()[0].float().cpu() for f in (model.edges(language).start, model.edges(language).end)]) # 2 1 kernel
-        index = cls(parts, list(videos.names), np.asarray(videos.durations).tolist(), language, filters, _fingerprint(model), _contracts(videos, language))
-        return index if path is None else index._keep(path)
-    def add(self,
-        model, # the same model
-        videos, # more of them; their positions follow
-    ):
-        "The index with more videos, which alone are encoded."
-        check(_fingerprint(model) == self.model, 'was built with other weights', self.where or 'index', 'give that model, or build the index again')
-        check(_contracts(videos, self.language) == self.contracts, 'the features have another contract', 'videos to add', 'extract them in the same way')
-        _check_names(names := self.names + list(videos.names))
-        parts = _add_part(self, model, videos, self.language, str(self.parts[0].video.dtype).removeprefix('torch.'))
-        return type(self)(parts, names, self.durations + np.asarray(videos.durations).tolist(), self.language, self.filters, self.model, self.contracts)
+# %% ../../nbs/25_retrieve.search.ipynb #bc9d5c03
+class _Stored(_Packed):
+    "What an index does with a folder."
+    def _keep(self, path):
+        _write(self, path)
+        self.where = path
+        return self
     def save(self,
         path, # folder: new, or one that holds an index
     ):
@@ -507,9 +498,39 @@ class MomentIndex(_Packed):
         return cls(**found)
     def verify(self):
         "Read everything and compare it with what was written; a difference is a `DataError`."
+        check(self.where, 'is not on disk', 'index', 'save it first')
         known, found = _read(self.where)
-        check(all(f'part-{p.hash}' == name for p, name in zip(found['parts'], known['parts'])) and type(self)(**found).hash == known['hash'],
+        check(all(p.digest() == p.hash for p in found['parts']) and type(self)(**found).hash == known['hash'],
               'the content differs from what was written', self.where, 'copy or build the index again')
+
+# %% ../../nbs/25_retrieve.search.ipynb #cb82f00d
+class MomentIndex(_Stored):
+    "A corpus, encoded and packed for search. Positions of videos are those among `names`."
+    @classmethod
+    def build(cls,
+        model, # with `encode_clips`, `edges` and `cfg`, as `retrieve.encoders.MXML`
+        videos, # as `retrieve.data.VideoSet`
+        language:str='en', # of the queries and subtitles
+        dtype:str='float32', # of the rows kept; 'float16' takes half the room
+        path=None, # folder to build in, for corpora larger than memory
+    ):
+        "Encode all videos."
+        _check_names(videos.names)
+        if path is not None: path = _folder(path)
+        part = _encode(model, videos, language, 0, dtype) if path is None else _build_on_disk(model, videos, language, dtype, path)
+        filters = torch.stack([f.weight.detach()[0].float().cpu() for f in (model.edges(language).start, model.edges(language).end)]) # 2 1 kernel
+        index = cls([part], list(videos.names), np.asarray(videos.durations).tolist(), language, filters, _fingerprint(model), _contracts(videos, language))
+        return index if path is None else index._keep(path)
+    def add(self,
+        model, # the same model
+        videos, # more of them; their positions follow
+    ):
+        "The index with more videos, which alone are encoded."
+        check(_fingerprint(model) == self.model, 'was built with other weights', self.where or 'index', 'give that model, or build the index again')
+        check(_contracts(videos, self.language) == self.contracts, 'the features have another contract', 'videos to add', 'extract them in the same way')
+        _check_names(names := self.names + list(videos.names))
+        part = _encode(model, videos, self.language, len(self), str(self.parts[0].video.dtype).removeprefix('torch.'))
+        return type(self)(self.parts + [part], names, self.durations + np.asarray(videos.durations).tolist(), self.language, self.filters, self.model, self.contracts)
     def search(self,
         queries, # as `retrieve.scoring.Queries`, encoded by the same model
         task='VCMR', # 'VCMR', 'SVMR', 'VR', or several of them, which share their work
@@ -521,7 +542,8 @@ class MomentIndex(_Packed):
         merge:str='mean', # of the two streams; 'sum' goes with alpha=10
         nms:float=None, # threshold of `temporal_nms`; None = off, as in the paper
         first:str='auto', # first stage: 'exact', 'faiss', or FAISS from ten million clips on where it is installed
+        probe:int=128, # lists that FAISS visits; more find more and take longer
         batch:int=512, # queries at once
     ): # a `Ranking`; for several tasks a dict of them
         "The best answers to each query."
-        return _search(self, queries, task, k, own, max_videos, rule, alpha, merge, nms, first, batch)
+        return _search(self, queries, task, k, own, max_videos, rule, alpha, merge, nms, first, probe, batch)

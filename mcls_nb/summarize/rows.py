@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GENERAL', 'AUGMENTED', 'EXTRA', 'ROWS', 'PRESETS', 'PAPER', 'TABLES', 'CLAIMS', 'MCLS', 'Row', 'Preset',
            'open_corpus', 'Setup', 'plan_of', 'train', 'Scores', 'evaluate', 'bounds', 'explain', 'SummaryJob',
-           'Result', 'run_job', 'best_layer', 'sample_sizes', 'size_jobs', 'by_size', 'enough', 'worlds_of']
+           'Result', 'run_job', 'best_layer', 'sample_sizes', 'size_jobs', 'by_size', 'enough']
 
 # %% ../../nbs/19_summarize.rows.ipynb #773af3b6
 from dataclasses import dataclass, field, replace
@@ -415,22 +415,3 @@ def enough(
             there = {k: found[at][k] for k in ('difference', 'low', 'high')} if at else {}
             lines.append(dict(system=system, reference=r, samples=at, share=at and 100 * at / total, **there, surely=_from_on(sizes, [v['low'] > 0 for v in found.values()])))
     return pd.DataFrame(lines).reindex(columns=['system', 'reference', 'samples', 'share', 'difference', 'low', 'high', 'surely']).astype(dict(samples='Int64', surely='Int64'))
-
-# %% ../../nbs/19_summarize.rows.ipynb #87c4faf2
-def _knob(text, fields): # 'sigma 1.2' -> ('sigma', 1.2); a switch alone is turned on
-    name, _, value = text.strip().partition(' ')
-    default = choose(fields, name, 'knob')
-    if isinstance(default, bool) and not value: return name, True
-    try: number = float(value)
-    except ValueError: raise DataError(f'{text.strip()!r} has no number', 'parameter worlds', f'write e.g. {name} {default}') from None
-    return name, int(number) if number.is_integer() and isinstance(default, int) else number
-
-# %% ../../nbs/19_summarize.rows.ipynb #9799fead
-def worlds_of(
-    text:str, # e.g. 'default, text_tells_all, say_action .3 + say_tool .1'
-)->dict: # name -> fields of `How2WorldConfig`; empty for the preset's own world
-    "Worlds by their knobs."
-    fields = vars(How2WorldConfig())
-    names = [w.strip() for w in text.split(',') if w.strip()]
-    check(names, 'no world is named', 'parameter worlds', 'write e.g. default, sigma 1.2')
-    return {w: {} if w == 'default' else dict(_knob(k, fields) for k in w.split('+')) for w in names}
