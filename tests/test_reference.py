@@ -170,7 +170,7 @@ def test_masked_batch_equals_single_samples(name, dtype):
     for i, t in enumerate(z['in.tgt_lengths']): equal(logits[i, :t], z['nopad.logits'][i, :t], f'sample {i}')
     equal(summary_loss(model, batch)[0], z['nopad.loss_sum'])
     wider = SimpleNamespace(**{**vars(batch), 'video': torch.nn.functional.pad(batch.video, (0, 0, 0, 5)), 'video_mask': torch.nn.functional.pad(batch.video_mask, (0, 5))})
-    assert (model(wider).logits - logits)[batch.tgt_mask].abs().max() < 1e-6 # more padding changes nothing
+    assert (model(wider).logits - logits)[batch.tgt_mask].abs().max() < (1e-5 if dtype == torch.float32 else 1e-9) # more padding changes nothing
     loose = from_reference(part(z, 'param.'), FULL[name])
     assert (loose(wider).logits - loose(batch).logits)[batch.tgt_mask].abs().max() > 1e-3 # as released it does
 
