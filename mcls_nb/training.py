@@ -66,14 +66,15 @@ def lr_at(
     w, floor = _warmup_steps(total, cfg), cfg.min_lr_ratio
     return cfg.lr * min((step + 1) / max(w, 1), floor + (1 - floor) * (total - step) / (total - w))
 
-# %% ../nbs/07_training.ipynb #5067617e
-def _adamw(model, cfg, fused=True):
-    "AdamW over the parameters that are to learn; weight decay for those with two axes or more."
+# %% ../nbs/07_training.ipynb #9a08da57
+def _adamw(model, cfg, fused=True, make=None):
+    "AdamW, or what `make` makes, over the parameters that are to learn; weight decay for those with two axes or more."
     params = [p for p in model.parameters() if p.requires_grad]
     check(params, 'no parameter is to learn', where='model', fix='set requires_grad for some of them')
     groups = [dict(params=[p for p in params if p.ndim > 1], weight_decay=cfg.weight_decay),
               dict(params=[p for p in params if p.ndim < 2], weight_decay=0.)]
-    return torch.optim.AdamW([g for g in groups if g['params']], lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, fused=fused)
+    groups = [g for g in groups if g['params']]
+    return make(groups, cfg) if make else torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, eps=cfg.eps, fused=fused)
 
 # %% ../nbs/07_training.ipynb #636aaf2c
 def _parts(batch, process, processes, micro):
@@ -264,21 +265,21 @@ class _Run:
     best:dict = None # best weights, where there is no folder for them
     saved:float = -math.inf # when the last checkpoint was written
 
-# %% ../nbs/07_training.ipynb #7df74f62
-def _start(model, data, loss, cfg, out, validate, note):
+# %% ../nbs/07_training.ipynb #ed9df38a
+def _start(model, data, loss, cfg, out, validate, note, make):
     "Put a run together, before anything is learned."
     acc, out = _accelerator(), Path(out) if out is not None else None
     if out: run_folder(out)
     plan = [len(data.batches(e)) for e in range(cfg.epochs)]
     check(min(plan) > 0, f'epoch {plan.index(min(plan))} has no batches', where='data', fix='at least one item is needed')
     first = [[int(i) for i in batch] for batch in data.batches(0)]
-    about = _json(dict(cfg=cfg, note=note, model_cfg=getattr(model, 'cfg', None),
+    about = _json(dict(cfg=cfg, note=note + (f', {make.__name__}' if make else ''), model_cfg=getattr(model, 'cfg', None),
                        batches=sum(plan), items=sum(map(len, first)), order=config_hash(first)))
     check(validate or cfg.monitor == 'loss', f'{cfg.monitor!r} is never measured', where='parameter monitor',
           fix='hand a `validate` to fit')
     _warmup_steps(sum(plan), cfg) # raises if it does not fit
     net = acc.prepare_model(_Loss(model, loss))
-    optimizer = _adamw(model, cfg)
+    optimizer = _adamw(model, cfg, make=make)
     optimizer.zero_grad()
     bf16 = cfg.bf16 == 'yes' or cfg.bf16 == 'auto' and acc.device.type == 'cuda' and torch.cuda.is_bf16_supported()
     at = dict(step=0, epoch=0, best=None, waited=0, sums=[0., 0., 0., 0.], history=[], finished=False)
@@ -393,7 +394,7 @@ def _epoch(run, bar):
         end = at['step'] == sum(run.plan[:epoch + 1])
         if run.validate if end else cfg.checkpoint_every and at['step'] % cfg.checkpoint_every == 0: _save_last(run)
 
-# %% ../nbs/07_training.ipynb #3f2304ff
+# %% ../nbs/07_training.ipynb #53b3bf61
 def fit(
     model:torch.nn.Module, # trained in place
     data, # `batches(epoch) -> list of lists of items`, `collate(items) -> batch` with `.to(device)`
@@ -402,9 +403,10 @@ def fit(
     out=None, # folder for checkpoints and history; None = keep everything in memory
     validate=None, # `validate(model) -> {metric: number}` after every epoch, in evaluation mode
     note:str='', # what is trained, e.g. "stage 2, vocabulary"
+    optimizer=None, # (parameter groups, cfg) -> optimiser whose state is tensors of the parameters; AdamW by default
 )->History:
     "Train `model`; it ends on the device that was used, in evaluation mode, with the weights that `cfg.use` names."
-    run = _start(model, data, loss, cfg, out, validate, note)
+    run = _start(model, data, loss, cfg, out, validate, note, optimizer)
     if run.out: _resume(run)
     bar = contextlib.nullcontext()
     if run.acc.is_main_process and not run.at['finished']:

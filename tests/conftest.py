@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1') # one thread for each worker: more of them wait for each other
+
 
 @pytest.fixture(scope='session')
 def shared_data():

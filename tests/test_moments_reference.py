@@ -1,8 +1,6 @@
 """Parity with arrays made by the released mXML and XML code on small random weights (tests/fixtures/mtvr), and with the consolidation losses
-of the C³ paper computed in plain numpy (tests/fixtures/c3).
-
-Groups g (search) and i (suppression, bands, labels, lengths) are in test_search.py and test_moments_data.py. Group h holds steps of the released optimiser,
-BertAdam: no bias correction, epsilon outside of the root, and gradients clipped tensor by tensor. Training here uses AdamW, so there is nothing to compare."""
+of the C³ paper computed in plain numpy (tests/fixtures/c3). Groups g (search) and i (suppression, bands, labels, lengths) are in test_search.py and
+test_moments_data.py."""
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +10,7 @@ import torch
 
 from mcls_nb.batching import masked_mean
 from mcls_nb.distill import consolidate
-from mcls_nb.retrieve.c3 import Consolidation, Taught, consolidation_losses, localisation_consolidation, retrieval_consolidation, stream_edges, teach
+from mcls_nb.retrieve.c3 import BertAdam, Consolidation, Taught, consolidation_losses, localisation_consolidation, retrieval_consolidation, stream_edges, teach
 from mcls_nb.retrieve.encoders import XMLConfig, from_reference
 from mcls_nb.retrieve.losses import LossConfig, compare, draw_negatives, hinge, localisation_loss, mxml_losses, neighbours
 from mcls_nb.retrieve.scoring import Edges, Streams, clip_streams, retrieval_streams
@@ -293,3 +291,15 @@ def test_single_precision_is_enough():
     for name, theirs in (('c3_vr', z['out.vr_mean.c3.full']), ('c3_loc', z['out.loc.c3.mean'])):
         ours = Lesson(z, 'mean').terms(**settings(z))[name]
         assert abs(ours / theirs - 1) < 1e-6
+
+
+def test_released_optimiser():
+    "Six updates of a decayed matrix and an undecayed bias, at the released schedule."
+    z = load('h_bertadam')
+    w, b = (torch.nn.Parameter(z[n].clone()) for n in ('w0', 'b0'))
+    optimizer = BertAdam([dict(params=[w], weight_decay=.01), dict(params=[b])])
+    for k in range(1, 7):
+        w.grad, b.grad = z[f'gw{k}'], z[f'gb{k}']
+        for group in optimizer.param_groups: group['lr'] = 1e-2 * z[f'lr_factor{k}'].item()
+        optimizer.step()
+        for name, p in (('w', w), ('b', b)): equal(p.detach(), z[f'{name}{k}'], f'{name} after update {k}', 1e-6)

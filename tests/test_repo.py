@@ -23,7 +23,7 @@ ROOMS = {
     'retrieve.losses': 'retrieve.scoring', 'retrieve.c3': 'distill training retrieve.*', 'retrieve.search': 'retrieve.data retrieve.scoring',
     'retrieve.evaluate': 'retrieve.data', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
     'retrieve.rows': 'runs worlds training retrieve.*',
-    'experiments': '*', 'plots': 'core', 'widgets': 'plots'}
+    'experiments': '*', 'explain': 'experiments *', 'plots': 'core', 'widgets': 'plots'}
 LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in ('core', 'features', 'plots') if m in MODULES] # must do without torch
 
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Consolidation', 'Taught', 'teach', 'retrieval_consolidation', 'localisation_consolidation', 'stream_edges',
-           'consolidation_losses', 'Lessons', 'Lesson', 'moment_loss', 'School', 'train_round', 'train_rounds']
+           'consolidation_losses', 'Lessons', 'Lesson', 'moment_loss', 'BertAdam', 'School', 'train_round',
+           'train_rounds']
 
 # %% ../../nbs/24_retrieve.c3.ipynb #c1335bdd
 from contextlib import nullcontext
@@ -213,7 +214,38 @@ def moment_loss(
         return sum(terms.values()) * len(batch), len(batch)
     return loss
 
-# %% ../../nbs/24_retrieve.c3.ipynb #b3752b7f
+# %% ../../nbs/24_retrieve.c3.ipynb #e5883bb8
+class BertAdam(torch.optim.Optimizer):
+    "Adam as BERT and mXML were trained with it."
+    def __init__(self,
+        params, # parameters, or groups of them
+        lr:float=1e-4, # learning rate
+        betas=(.9, .999), # decay of both moments
+        eps:float=1e-6, # beside the root
+        weight_decay:float=0., # decoupled
+        clip:float=1., # largest norm of a tensor's gradient; 0 = no clipping
+    ): super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, clip=clip))
+
+    @torch.no_grad()
+    def step(self):
+        "One update."
+        for group in self.param_groups:
+            for p in group['params']:
+                if p.grad is not None: self._move(p, group)
+
+    def _move(self, p, group):
+        state, (b1, b2) = self.state[p], group['betas']
+        if not state: state.update(m=torch.zeros_like(p), v=torch.zeros_like(p))
+        g = p.grad * min(1., group['clip'] / (float(p.grad.norm()) + 1e-6)) if group['clip'] else p.grad
+        state['m'].lerp_(g, 1 - b1)
+        state['v'].mul_(b2).addcmul_(g, g, value=1 - b2)
+        p.sub_(group['lr'] * (state['m'] / (state['v'].sqrt() + group['eps']) + group['weight_decay'] * p))
+
+# %% ../../nbs/24_retrieve.c3.ipynb #6bd6d90e
+def _bert_adam(groups, cfg): return BertAdam(groups, cfg.lr, cfg.betas, cfg.eps)
+_OPTIMIZERS = dict(adamw=None, bert=_bert_adam)
+
+# %% ../../nbs/24_retrieve.c3.ipynb #2c66ae58
 @dataclass(frozen=True)
 class School:
     "What models are trained with."
@@ -228,17 +260,18 @@ class School:
     seed: int = 0                 # of weights and batches
     mark: str = ''                # names the data in folders
     validate: object = None       # model -> {metric: number}; without it the last weights count
+    optimizer: str = 'adamw'      # or 'bert', as released
 
-# %% ../../nbs/24_retrieve.c3.ipynb #53eea501
+# %% ../../nbs/24_retrieve.c3.ipynb #8b089f7d
 def _sized(school): # the network's configuration, widths and languages from the corpus
     c = school.corpus
     return replace(school.model, languages=tuple(c.languages), d_video=c.d_video, d_text=c.d_text, max_clips=c.max_clips, max_words=c.max_words)
 
 def _about(school, k): # what decides the numbers of round k
-    students = (school.consolidation, k) if k else ()
+    students = ((school.consolidation, k) if k else ()) + (() if school.optimizer == 'adamw' else (school.optimizer,))
     return config_hash(_sized(school), school.fit, school.loss, school.batch_videos, school.by, school.seed, school.mark, *students)
 
-# %% ../../nbs/24_retrieve.c3.ipynb #16edd7d6
+# %% ../../nbs/24_retrieve.c3.ipynb #6af80337
 def train_round(
     school:School,
     k:int=0, # round; 0 is the first teacher
@@ -254,7 +287,8 @@ def train_round(
     out = None if folder is None else run_folder(Path(folder)/f'{"-".join(model.cfg.languages)}-round{k}-s{school.seed}-{_about(school, k)}')
     with lock(f'{out}.lock') if out else nullcontext():
         lessons = Lessons(data, cfg.epochs, teacher, school.loss.merge)
-        history = fit(model, lessons, moment_loss(school.loss, school.consolidation), cfg, out, school.validate, f'round {k}')
+        history = fit(model, lessons, moment_loss(school.loss, school.consolidation), cfg, out, school.validate, f'round {k}',
+                      choose(_OPTIMIZERS, school.optimizer, 'optimiser'))
     return model, history
 
 # %% ../../nbs/24_retrieve.c3.ipynb #2f5cfa4f

@@ -66,7 +66,7 @@ VARIANTS = [
 ]
 ROWS = {row.name: row for row in MOMENTS + VARIANTS}
 
-# %% ../../nbs/29_retrieve.rows.ipynb #6383987a
+# %% ../../nbs/29_retrieve.rows.ipynb #655b11bb
 @dataclass(frozen=True)
 class MomentPreset:
     "Sizes of world, network, training and search."
@@ -79,16 +79,17 @@ class MomentPreset:
     by: str = 'video'      # or 'query': a batch of so many queries at random, as released
     rule: SpanRule = SpanRule() # spans that a search may answer
     alpha: float = 20.     # how much the video counts beside the span
+    optimizer: str = 'adamw' # or 'bert', as released
     threads: int = 0       # CPU threads for matrix products; 0 = all
 
-# %% ../../nbs/29_retrieve.rows.ipynb #14cb5fa6
+# %% ../../nbs/29_retrieve.rows.ipynb #0b2913c2
 PRESETS = {
     'tiny': MomentPreset(TVWorldConfig(train=60, val=12, test=20, time_scale=.3), XMLConfig(d=32, heads=2), FitConfig(epochs=3, lr=3e-3, clip=1., monitor='VCMR', checkpoint_gap=20.),
                          threads=1),
     'small': MomentPreset(TVWorldConfig(), XMLConfig(d=64, heads=2), FitConfig(epochs=12, lr=3e-3, clip=1., monitor='VCMR', checkpoint_gap=20.), threads=1),
     'full': MomentPreset(TVWorldConfig(train=17435, val=2179, test=1089, time_scale=1.), XMLConfig(),
-                         FitConfig(epochs=100, lr=1e-4, warmup=.01, weight_decay=.01, clip=1., patience=10, monitor='VCMR', checkpoint_every=200, checkpoint_gap=60.),
-                         batch_videos=128, by='query'),
+                         FitConfig(epochs=100, lr=1e-4, eps=1e-6, warmup=.01, weight_decay=.01, clip=0., patience=10, monitor='VCMR', checkpoint_every=200, checkpoint_gap=60.),
+                         batch_videos=128, by='query', optimizer='bert'),
 }
 
 # %% ../../nbs/29_retrieve.rows.ipynb #69e0d710
@@ -106,7 +107,7 @@ class Trained:
     models: dict    # language -> `MXML`
     histories: dict # group of languages, round -> `History`
 
-# %% ../../nbs/29_retrieve.rows.ipynb #3ff3fabc
+# %% ../../nbs/29_retrieve.rows.ipynb #b7f15f5a
 def train(
     row:MomentRow, # which system
     preset:MomentPreset, # how large
@@ -120,7 +121,7 @@ def train(
     for languages in _groups(row, corpus):
         part = replace(corpus, languages=tuple(languages))
         school = School(part, override(preset.model, **row.model), preset.fit, override(preset.loss, **row.loss), override(preset.consolidation, **row.consolidation),
-                        row.rounds, preset.batch_videos, preset.by, seed, mark, _validation(part, _how(row, preset)))
+                        row.rounds, preset.batch_videos, preset.by, seed, mark, _validation(part, _how(row, preset)), preset.optimizer)
         if school.validate is None: school = replace(school, fit=replace(school.fit, monitor='loss', use='last', patience=0))
         for k, (model, history) in enumerate(train_rounds(school, folder)): histories['+'.join(languages), k] = history
         models |= {l: model for l in languages}
