@@ -247,7 +247,7 @@ def _show(self): # whatever there is
     self.about.value = _moment_html(self.view, f'answer {self.answer.value[1] + 1}', self.play) if self.view else ''
     self.answer.layout.display = self.language.layout.display = None if self.view else 'none'
 
-# %% ../nbs/41_widgets.ipynb #d3f976fd
+# %% ../nbs/41_widgets.ipynb #adaea169
 def _examples(self, sample): # the queries of a corpus
     texts = self.explorer.samples[:500]
     self.sample.options = [(f'{k}: ' + next(t for l, t in q.items() if l in self.queries), k) for k, q in enumerate(texts)]
@@ -255,9 +255,9 @@ def _examples(self, sample): # the queries of a corpus
 
 def _set_up(self, sample): # the first state
     self._busy = True
-    self.corpus.options = list(self.corpora)
+    _offer(self.corpus, list(self.corpora))
     _offer(self.system, list(self.corpora[self.corpus.value]))
-    self.language.options = [(_name(l), l) for l in self.queries]
+    _offer(self.language, [(_name(l), l) for l in self.queries])
     _examples(self, min(sample, 499))
     self._busy = False
     self._on_change('sample')

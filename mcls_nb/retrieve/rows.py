@@ -201,31 +201,34 @@ def stream_recalls(
             found[f'VR {language} {stream} R@1'] = 100 * float((video_scores(a, b, clips.mask).argmax(1) == own).float().mean())
     return found | _over_languages(found, models)
 
-# %% ../../nbs/29_retrieve.rows.ipynb #4fd87691
+# %% ../../nbs/29_retrieve.rows.ipynb #3457296e
 @dataclass(frozen=True)
 class MomentJob(Job):
     "What decides the numbers of a run of moment retrieval."
     row: str = 'mXML'
     consolidation: dict = field(default=None, hash=False) # fields that differ from the row's
+    rule: dict = field(default=None, hash=False) # fields of the span rule that differ from the preset's, e.g. end_rule
 
     @property
     def settings(self)->tuple: # (MomentRow, MomentPreset)
         "Row and preset with the job's own parameters."
         p, row = choose(PRESETS, self.preset, 'preset'), choose(ROWS, self.row, 'row')
         check(self.epochs is None or self.epochs >= 1, f'{self.epochs} epochs are none', 'parameter epochs', 'train for at least one')
-        p = replace(p, world=override(p.world, **(self.world or {})), fit=override(p.fit, epochs=1 if self.smoke else self.epochs))
+        p = replace(p, world=override(p.world, **(self.world or {})), fit=override(p.fit, epochs=1 if self.smoke else self.epochs),
+                    rule=override(p.rule, **(self.rule or {})))
         return replace(row, consolidation=row.consolidation | (self.consolidation or {})), p
 
     def open(self)->MomentCorpus:
         "The corpus, cut to twelve videos a split for a smoke run."
         p = self.settings[1]
         corpus = load_mtvr(self.data) if self.data else tv_corpus(TVWorld(p.world, 0))
-        return _cut(replace(corpus, rule=p.rule), 12) if self.smoke else corpus
+        corpus = replace(corpus, rule=p.rule)
+        return _cut(corpus, 12) if self.smoke else corpus
 
     @property
     def _mark(self): # of the data
         files = sorted((f.name, f.stat().st_size) for f in Path(self.data).glob('**/*.*')) if self.data else None
-        return config_hash(files, self.settings[1].world, self.smoke)
+        return config_hash(files, self.settings[1].world, self.smoke, *([self.settings[1].rule] if self.rule else [])) # the rule chooses the best weights, too
 
     @property
     def about(self)->str:
@@ -302,17 +305,17 @@ def _item_scores(job, out, metric): # (desc_id) -> percent
 
 MomentJob.item_scores = lambda job, out, metric: _item_scores(job, out, metric)
 
-# %% ../../nbs/29_retrieve.rows.ipynb #6c5085d6
-KNOBS = vars(TVWorldConfig()) | vars(Consolidation()) | dict(epochs=None)
+# %% ../../nbs/29_retrieve.rows.ipynb #0ab42e82
+KNOBS = vars(TVWorldConfig()) | vars(Consolidation()) | vars(SpanRule()) | dict(epochs=None)
 
-# %% ../../nbs/29_retrieve.rows.ipynb #fe167b26
+# %% ../../nbs/29_retrieve.rows.ipynb #f4231211
 def job_fields(
     knobs:dict, # some of `KNOBS` with their values
 )->dict: # fields of `MomentJob`
     "Where each knob belongs."
     for name in knobs: choose(KNOBS, name, 'knob')
     some = lambda names: {n: v for n, v in knobs.items() if n in names}
-    parts = dict(world=some(vars(TVWorldConfig())), consolidation=some(vars(Consolidation())), epochs=knobs.get('epochs'))
+    parts = dict(world=some(vars(TVWorldConfig())), consolidation=some(vars(Consolidation())), rule=some(vars(SpanRule())), epochs=knobs.get('epochs'))
     return {name: value for name, value in parts.items() if value}
 
 # %% ../../nbs/29_retrieve.rows.ipynb #73ed0abe
