@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOMENTS', 'VARIANTS', 'ROWS', 'PRESETS', 'KNOBS', 'C3_TEST', 'C3_VAL', 'TVR', 'METRICS', 'MomentRow', 'MomentPreset',
-           'Trained', 'train', 'answer', 'judged_on', 'stream_recalls', 'MomentJob', 'MomentResult', 'run_job',
-           'job_fields', 'limits']
+           'Trained', 'train', 'answer', 'judged_on', 'stream_recalls', 'weighted_recalls', 'MomentJob', 'MomentResult',
+           'run_job', 'job_fields', 'limits']
 
-# %% ../../nbs/29_retrieve.rows.ipynb #a4e73ea0
+# %% ../../nbs/29_retrieve.rows.ipynb #fb1f8a0a
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .data import MomentCorpus, SpanRule, VideoSet, load_mtvr, query_features, t
 from .encoders import XMLConfig
 from .evaluate import TASKS, bounds, consistency, evaluate, hits
 from .losses import LossConfig
-from .scoring import Queries, video_scores
+from .scoring import Queries, retrieval_streams
 from .search import MomentIndex
 from ..runs import Job, Paper, write_rows
 from ..training import FitConfig
@@ -184,22 +184,37 @@ def _over_languages(found, languages): # the mean of what all have
     names = [n for n in found if f' {first} ' in n]
     return {n.replace(f' {first} ', ' '): float(np.mean([found[n.replace(f' {first} ', f' {l} ')] for l in languages])) for n in names}
 
-# %% ../../nbs/29_retrieve.rows.ipynb #d512204f
+# %% ../../nbs/29_retrieve.rows.ipynb #0f80e107
 @torch.no_grad()
+def _streams(models, corpus, split): # language -> scores of all queries and videos by stream, and each query's video
+    videos, queries = VideoSet(corpus, split), corpus.splits[split]
+    own, batch = torch.tensor([videos.index[q.video] for q in queries]), videos.collate(range(len(videos)))
+    for language, model in models.items():
+        q = model.encode_queries(*query_features(corpus, queries, language), language)
+        yield language, retrieval_streams(q, model.encode_clips(batch.video, batch.subtitles[language], batch.mask, language)), own
+
+def _first(scores, own): return 100 * float((scores.argmax(1) == own).float().mean()) # recall at 1 in percent
+
+# %% ../../nbs/29_retrieve.rows.ipynb #730528c9
 def stream_recalls(
     models:dict, # language -> `MXML`
     corpus:MomentCorpus,
     split:str,
 )->dict: # metric -> percent
     "Recall at 1 of video retrieval by each stream alone."
-    videos, queries, found = VideoSet(corpus, split), corpus.splits[split], {}
-    own = torch.tensor([videos.index[q.video] for q in queries])
-    for language, model in models.items():
-        q, batch = model.encode_queries(*query_features(corpus, queries, language), language), videos.collate(range(len(videos)))
-        clips = model.encode_clips(batch.video, batch.subtitles[language], batch.mask, language)
-        for stream, a, b in (('frames', q.video, clips.video), ('subtitles', q.sub, clips.sub)):
-            found[f'VR {language} {stream} R@1'] = 100 * float((video_scores(a, b, clips.mask).argmax(1) == own).float().mean())
+    found = {f'VR {l} {name} R@1': _first(x, own) for l, s, own in _streams(models, corpus, split) for name, x in (('frames', s.video), ('subtitles', s.sub))}
     return found | _over_languages(found, models)
+
+# %% ../../nbs/29_retrieve.rows.ipynb #fe447620
+def weighted_recalls(
+    models:dict, # language -> `MXML`
+    corpus:MomentCorpus,
+    split:str,
+    weights=(0., .2, .4, .6, .8, 1.), # of the subtitles beside the frames
+)->pd.DataFrame: # language, weight, value (recall at 1 of video retrieval), frames, subtitles (standard deviations of scores over videos)
+    "Video retrieval with one stream counting less."
+    return pd.DataFrame([dict(language=l, weight=w, value=_first(s.video + w * s.sub, own), frames=float(s.video.std(1).mean()), subtitles=float(s.sub.std(1).mean()))
+                         for l, s, own in _streams(models, corpus, split) for w in weights])
 
 # %% ../../nbs/29_retrieve.rows.ipynb #3457296e
 @dataclass(frozen=True)
