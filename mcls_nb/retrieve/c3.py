@@ -165,7 +165,7 @@ class Lesson:
 
     def to(self, device): return Lesson(self.batch.to(device), self.taught and {l: t.to(device) for l, t in self.taught.items()}, self.share)
 
-# %% ../../nbs/24_retrieve.c3.ipynb #00a84c07
+# %% ../../nbs/24_retrieve.c3.ipynb #76de8a43
 @dataclass
 class _AllTaught: # what a teacher says of every query and every video
     column: dict # video name -> column
@@ -181,6 +181,7 @@ class _AllTaught: # what a teacher says of every query and every video
             taught[language] = Taught(scores[torch.as_tensor(indices)][:, columns], Edges(*logits))
         return taught
 
+# %% ../../nbs/24_retrieve.c3.ipynb #88efe7a1
 @torch.no_grad()
 def _all_taught(teacher, data, merge):
     names, device = list(data.queries_of), next(teacher.parameters()).device

@@ -79,9 +79,10 @@ class Query:
         check(np.isfinite([start, end]).all() and start >= 0, f'the moment {start} to {end} is impossible', where, fix)
         check(start < end, f'the moment ends at {end}, before or where it starts, at {start}', where, fix)
 
-# %% ../../nbs/20_retrieve.data.ipynb #8ebe1ce4
+# %% ../../nbs/20_retrieve.data.ipynb #05eacec2
 def _l2(x): return x / (np.linalg.norm(x, axis=-1, keepdims=True) + np.float32(1e-5)) # t d -> t d
 
+# %% ../../nbs/20_retrieve.data.ipynb #ce5d4665
 class _Gate:
     "Rows of one stream, sound and ready: key -> t d float32."
     def __init__(self, source, what, limit, normalise):

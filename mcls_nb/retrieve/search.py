@@ -91,9 +91,10 @@ def temporal_nms(
     pick = lambda x, none: np.where(gone, none, np.take_along_axis(x, order, 1))
     return replace(ranking, video=pick(ranking.video, -1), **{f: pick(getattr(ranking, f), np.nan) for f in ('start', 'end', 'score')})
 
-# %% ../../nbs/25_retrieve.search.ipynb #b0403617
+# %% ../../nbs/25_retrieve.search.ipynb #ae78f46c
 _ROWS = ('video', 'sub', 'deep')
 
+# %% ../../nbs/25_retrieve.search.ipynb #29049945
 @dataclass
 class _Part:
     "Packed rows of n videos, the shortest first."
@@ -255,7 +256,7 @@ def _hits(index, stream, query, depth, probe):
     keys, first = np.unique(key[some], return_index=True) # hits come best first
     return keys, score[some][first], np.where(some, score, np.inf).min(1)
 
-# %% ../../nbs/25_retrieve.search.ipynb #a6da5c0c
+# %% ../../nbs/25_retrieve.search.ipynb #2ce5daab
 def _likely_videos(index, ask, k, depth, probe):
     "Positions of likely videos, q c, -1 where there are fewer."
     streams = [_hits(index, f, q, depth, probe) for f, q in zip(_ROWS, ask)]
@@ -271,6 +272,7 @@ def _likely_videos(index, ask, k, depth, probe):
     out[who[few], rank[few]] = (keys % n)[order][few]
     return torch.from_numpy(out)
 
+# %% ../../nbs/25_retrieve.search.ipynb #67b0b6fc
 def _approximate_videos(index, ask, k, probe=128):
     "As `_best_videos`, among the likely videos only."
     slots = _likely_videos(index, ask, k, max(2000, 50 * k), probe) # a video has about 50 clips
@@ -283,7 +285,7 @@ def _approximate_videos(index, ask, k, probe=128):
     score, order = score.view_as(slots).topk(min(k, slots.shape[1]))
     return score, slots.gather(1, order)
 
-# %% ../../nbs/25_retrieve.search.ipynb #fcef860a
+# %% ../../nbs/25_retrieve.search.ipynb #643fcd70
 _WEIGHTS, _TASKS, _VECTORS = dict(mean=.5, sum=1.), ('VCMR', 'SVMR', 'VR'), ('video', 'sub', 'video_clip', 'sub_clip')
 _MANY = 10_000_000 # clips
 
@@ -295,6 +297,7 @@ def _localise(index, p, slots, score, k, rule, alpha):
     video = np.where(none, -1, index.numbers[slots.gather(1, v.clamp(min=0)).numpy()])
     return video, np.where(none, np.nan, start), np.where(none, np.nan, end), score.numpy()
 
+# %% ../../nbs/25_retrieve.search.ipynb #7f4521dc
 def _answer(index, queries, tasks, k, own, max_videos, rule, alpha, merge, first):
     "Columns of each task's `Ranking` for one batch of queries."
     weight, found, slots, score = _WEIGHTS[merge], {}, [], None
@@ -331,7 +334,7 @@ def _check_question(index, queries, tasks, k, own, max_videos, alpha, merge):
     check(len(own) == len(queries), f'there are {len(own)} videos for {len(queries)} queries', 'parameter own', 'give one for each query')
     check(0 <= own.min() and own.max() < len(index), f'video {int(own.min() if own.min() < 0 else own.max())} is not in the index', 'parameter own', f'positions run from 0 to {len(index) - 1}')
 
-# %% ../../nbs/25_retrieve.search.ipynb #d1f07ed4
+# %% ../../nbs/25_retrieve.search.ipynb #5e1f2c2f
 def _agreement(index, ask, k, first, probe):
     "Share of the exact first k videos that `first` finds, on 16 queries, which single queries make up together."
     seen, k = index.kept.setdefault(('agreement', k, probe), []), min(k, len(index))
@@ -343,6 +346,7 @@ def _agreement(index, ask, k, first, probe):
     print(f'FAISS finds {share:.1%} of the exact first {k} videos ({len(seen)} queries)')
     return share
 
+# %% ../../nbs/25_retrieve.search.ipynb #0c13a53d
 @torch.inference_mode()
 def _search(index, queries, task, k, own, max_videos, rule, alpha, merge, nms, first, probe, batch):
     "Rankings by task."
@@ -364,7 +368,7 @@ def _search(index, queries, task, k, own, max_videos, rule, alpha, merge, nms, f
     if nms is not None: rankings = {t: temporal_nms(r, nms, k) for t, r in rankings.items()}
     return rankings[task] if isinstance(task, str) else rankings
 
-# %% ../../nbs/25_retrieve.search.ipynb #a0caefc9
+# %% ../../nbs/25_retrieve.search.ipynb #64428ef4
 def _fingerprint(model):
     "A short name for the weights of a model."
     digest = hashlib.sha256()
@@ -379,6 +383,7 @@ def _contracts(videos, language):
 
 _FIELDS = ('names', 'durations', 'language', 'model', 'contracts')
 
+# %% ../../nbs/25_retrieve.search.ipynb #312ce6cc
 @dataclass(repr=False)
 class _Packed:
     "Parts, and what is known about them."
@@ -404,7 +409,7 @@ class _Packed:
     def hash(self): return config_hash([p.hash for p in self.parts], self.filters.tolist(), [getattr(self, f) for f in _FIELDS])
     def home(self, position): return self.parts[i := int(np.searchsorted(self.bases, position, 'right')) - 1], int(self.bases[i])
 
-# %% ../../nbs/25_retrieve.search.ipynb #227a1e46
+# %% ../../nbs/25_retrieve.search.ipynb #b11831aa
 _INDEX = 'index.json'
 
 def _check_names(names):
@@ -419,6 +424,7 @@ def _folder(path):
     path.mkdir(parents=True, exist_ok=True)
     return path
 
+# %% ../../nbs/25_retrieve.search.ipynb #851974c5
 def _build_on_disk(model, videos, language, dtype, folder):
     "The part of all videos, written straight into a folder."
     new = folder/'part-new'
@@ -431,7 +437,7 @@ def _build_on_disk(model, videos, language, dtype, folder):
         return _open_part(place, part.halo)
     finally: shutil.rmtree(new, ignore_errors=True)
 
-# %% ../../nbs/25_retrieve.search.ipynb #2b4b079c
+# %% ../../nbs/25_retrieve.search.ipynb #e050f31f
 def _open_part(folder, halo):
     "A part on disk, memory-mapped."
     try: x = {f: np.load(folder/f'{f}.npy', mmap_mode='c', allow_pickle=False) for f in ('lengths', 'numbers', *_ROWS)}
@@ -442,6 +448,7 @@ def _open_part(folder, halo):
     check(not wrong, f'{", ".join(wrong)} have the wrong size', folder, 'copy or build the index again')
     return _Part(np.array(x['lengths']), np.array(x['numbers']), *(torch.from_numpy(x[f]) for f in _ROWS), halo, folder.name.removeprefix('part-'))
 
+# %% ../../nbs/25_retrieve.search.ipynb #c67d0dfd
 def _write_part(part, path):
     "Write a part unless it is there."
     folder = path/f'part-{part.hash}'
