@@ -6,8 +6,8 @@
 __all__ = ['SummaryView', 'explain_summary', 'SummaryExplorer', 'open_summaries', 'MomentView', 'explain_moment',
            'MomentExplorer', 'open_moments']
 
-# %% ../nbs/31_explain.ipynb #a138fbef
-from dataclasses import dataclass
+# %% ../nbs/31_explain.ipynb #9b88c236
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from .retrieve.search import MomentIndex, rank_spans
 from .summarize import rows as summaries
 from .summarize.decoding import beam_search
 
-# %% ../nbs/31_explain.ipynb #782c325f
+# %% ../nbs/31_explain.ipynb #d787fafa
 @dataclass(frozen=True)
 class SummaryView:
     "A summary, the transcript, and where the one looked in the other; None where a system has no such part."
@@ -37,13 +37,14 @@ class SummaryView:
     gate_attention: np.ndarray # s v, transcript words at video rows
     gate: np.ndarray        # s d_video, what the forget gate let through
     span: float             # seconds of a video row
+    reads: str = 'transcript word' # what a word of the source is
 
     @property
     def summary(self)->str:
         "The words without the end."
         return ' '.join(self.words[:-1])
 
-# %% ../nbs/31_explain.ipynb #3784ccb6
+# %% ../nbs/31_explain.ipynb #fb9c90e8
 def explain_summary(
     setup, # `summarize.rows.Setup`, a trained system with its data
     i:int, # number of the record
@@ -57,9 +58,10 @@ def explain_summary(
     model = setup.model.eval()
     (hypothesis, *_), = beam_search(model, data.collate([i]).to(next(model.parameters()).device), **dict(beam=setup.preset.beam, max_len=setup.preset.max_words) | search)
     looks, words, source = summaries.explain(setup, hypothesis, i, split)
-    at = [str(w) if isinstance(w, str) else f'{w * span:.1f} s' for w in source]
+    reads_text = isinstance(source[0], str)
+    at = source if reads_text else [f'{k * span:.1f} s' for k in source]
     record = data.records[i]
-    return SummaryView(record.id, record.summary, tuple(words), tuple(at), looks.cross, looks.video, looks.gate_attention, looks.gate, span)
+    return SummaryView(record.id, record.summary, tuple(words), tuple(at), looks.cross, looks.video, looks.gate_attention, looks.gate, span, 'transcript word' if reads_text else 'time in the video')
 
 # %% ../nbs/31_explain.ipynb #155acb3d
 class SummaryExplorer:
@@ -73,21 +75,26 @@ class SummaryExplorer:
         self.labels = [r.id for r in choose(setup.data, split, 'split').records] # one for each sample
         self.view = lru_cache(keep)(lambda i: explain_summary(setup, i, split, span)) # number of a sample -> `SummaryView`
 
-# %% ../nbs/31_explain.ipynb #1cd99f41
+# %% ../nbs/31_explain.ipynb #445a1dd2
 def open_summaries(
     rows=('VDF', 'NCLS'), # names of systems that summarise
     preset:str='tiny', # sizes of world and network
     seed:int=0, # of the models
     data:str='', # folder in the released layout; empty = the preset's world
     out='runs', # folder of all runs; what is there is not trained again
+    split:str='test', # whose videos
+    layers:int=0, # of the decoder; 0 = the preset's
     **more, # other fields of `SummaryJob`
 )->dict: # name -> `SummaryExplorer`
     "Systems that summarise, trained or read."
     found = {}
     for name in rows:
         row, job = choose(summaries.ROWS, name, 'row that summarises'), summaries.SummaryJob(name, preset, seed, data, **more)
+        folder = job.folder(out)
+        if layers: row, folder = replace(row, model=row.model | dict(decoder_layers=layers)), folder.with_name(f'{folder.name}-layers{layers}')
         plan = summaries.plan_of(row, job.settings, job.open(), seed, job.samples)
-        with threads(job.settings.threads): found[name] = SummaryExplorer(summaries.train(row, job.settings, plan, run_folder(job.folder(out)), Path(out)/'teachers'))
+        with threads(job.settings.threads): setup = summaries.train(row, job.settings, plan, run_folder(folder), Path(out)/'teachers')
+        found[name] = SummaryExplorer(setup, split)
     check(found, 'no system is named', 'rows', "name at least one, e.g. 'VDF'")
     return found
 
@@ -192,7 +199,7 @@ def _average(model, corpus, split, language): # clips of some videos, encoded on
     batch = videos.collate(range(0, len(videos), -(-len(videos) // _FEW))).to(device)
     with torch.no_grad(): return model.encode_clips(batch.video, batch.subtitles[language], batch.mask, language)
 
-# %% ../nbs/31_explain.ipynb #d3b100a8
+# %% ../nbs/31_explain.ipynb #6ad50613
 class MomentExplorer:
     "A trained system that is asked in its languages and explains its answers."
     def __init__(self,
@@ -201,8 +208,9 @@ class MomentExplorer:
         split:str='test', # whose videos are searched
         lines=None, # (video, language) -> (start, end, text) of what is said; a generated corpus knows it
         alpha:float=20., merge:str='mean', # as in the search
+        nms:float=.5, # an answer that overlaps more with a better one is left out; None = as the papers rank
     ):
-        self.models, self.corpus, self.split, self._alpha, self._merge = models, corpus, split, alpha, merge
+        self.models, self.corpus, self.split, self._alpha, self._merge, self._nms = models, corpus, split, alpha, merge, nms
         self.languages, self.lines = tuple(models), lines or _world_lines(corpus, split)
         self.samples = [dict(q.texts) for q in choose(corpus.splits, split, 'split')] # language -> text, queries to try
         self._known = {(l, q.texts[l]): q for q in reversed(corpus.splits[split]) for l in self.languages}
@@ -215,7 +223,7 @@ class MomentExplorer:
         return (q.video, *q.moment) if q and q.moment else None
     def warning(self, text:str, language:str): return _warning(self.corpus, text, language)
 
-# %% ../nbs/31_explain.ipynb #833d5b50
+# %% ../nbs/31_explain.ipynb #37f6c1ce
 def _query_of(self, text, language): # -> (Query or text, model)
     model, text = choose(self.models, language, 'language'), ' '.join(str(text).split())
     check(text, 'the query is empty', f'query ({language})', 'type what happens or what is said')
@@ -230,7 +238,7 @@ def _encoded(self, query, model, language):
 def _found(self, text, language, k): # DataFrame video, start, end, score
     query, model = _query_of(self, text, language)
     index = self._index(language)
-    r = index.search(_encoded(self, query, model, language), k=k, rule=self.corpus.rule, alpha=self._alpha, merge=self._merge)
+    r = index.search(_encoded(self, query, model, language), k=k, rule=self.corpus.rule, alpha=self._alpha, merge=self._merge, nms=self._nms)
     some = r.video[0] >= 0
     return pd.DataFrame(dict(video=[index.names[v] for v in r.video[0][some]], start=r.start[0][some], end=r.end[0][some], score=r.score[0][some]))
 

@@ -276,11 +276,11 @@ def _bands(predicted, truth, where): # two shapes over all panels; one that is n
 
 def _wrapped(text, width=60): return '<br>'.join(map(_safe, textwrap.wrap(str(text), width))) # as it is shown on hovering
 
-# %% ../nbs/40_plots.ipynb #740bdca3
+# %% ../nbs/40_plots.ipynb #d619a520
 _PAIR = dict(frames=dict(color=PALETTE[0], dash='solid'), subtitles=dict(color=PALETTE[1], dash='dot')) # the streams, everywhere
 
-def _curve(x, y, name, texts='', fill=None, **line): # one line over the video
-    return go.Scatter(x=x, y=y, mode='lines', name=name, legendgroup=name, line=dict(width=2) | line, fill=fill, customdata=texts if len(texts) else None,
+def _curve(x, y, name, texts='', **line): # one line over the video
+    return go.Scatter(x=x, y=y, mode='lines', name=name, legendgroup=name, line=dict(width=2) | line, customdata=texts if len(texts) else None,
                       hovertemplate='%{y:.3f}' + ('<br>%{customdata}' if len(texts) else ''))
 
 def _moment_traces(curves, cosines, start, end, texts, clip, shift): # (trace, panel from below) of all panels
@@ -288,15 +288,24 @@ def _moment_traces(curves, cosines, start, end, texts, clip, shift): # (trace, p
     middle, border = (np.arange(l) + .5) * clip, np.arange(l) * clip
     for (name, line), y in zip(_PAIR.items(), curves): yield _curve(middle, y, name, **line), 1
     yield _curve(middle, curves.mean(0), 'mean', texts, color=_GREY, width=3), 1
-    yield _curve(border, start, 'start', color=PALETTE[2], fill='tozeroy'), 0
-    yield _curve(border + shift * clip, end, 'end', color=PALETTE[3], dash='dash', fill='tozeroy'), 0
+    yield _curve(border, start, 'start', color=PALETTE[2]), 0
+    yield _curve(border + shift * clip, end, 'end', color=PALETTE[3], dash='dash'), 0
     if cosines is None: return
     for (name, line), y in zip(_PAIR.items(), cosines): yield _curve(middle, y, name, **line).update(showlegend=False), 2
     best = cosines.argmax(1)
     yield go.Scatter(x=middle[best], y=cosines.max(1), mode='markers', name='best clip', marker=dict(symbol='circle-open', size=12, color=[l['color'] for l in _PAIR.values()], line_width=2),
                      customdata=[texts[b] if len(texts) else '' for b in best], hovertemplate='best clip of its stream: %{y:.3f}<br>%{customdata}'), 2
 
-# %% ../nbs/40_plots.ipynb #7544712e
+# %% ../nbs/40_plots.ipynb #541d5401
+def _moment_arrays(curves, start, end, cosines, texts): # the curves as arrays of l values each, or a sentence
+    curves, cosines, where = np.asarray(curves, float), None if cosines is None else np.asarray(cosines, float), 'moment_curve_fig'
+    shapes = [np.shape(x)[-1:] for x in (curves, start, end, *([] if cosines is None else [cosines]), *([texts] if len(texts) else []))]
+    same = curves.ndim == 2 and len(curves) == 2 and len(set(shapes)) == 1 and curves.size and (cosines is None or cosines.shape == curves.shape)
+    check(same, f'curves of {curves.shape} do not go with {" and ".join(str(s[0]) if s else "one" for s in shapes[1:])} values', where, 'pass two rows, and one value for each clip')
+    check(all(np.isfinite(x).all() for x in (curves, start, end)), 'a score is not a number', where, 'leave padding out')
+    return curves, cosines
+
+# %% ../nbs/40_plots.ipynb #a5ad96eb
 def moment_curve_fig(
     curves, # 2 l, score of each clip by frames and by subtitles
     start, # l, probability that the moment begins with a clip
@@ -310,17 +319,14 @@ def moment_curve_fig(
     title:str='Where in the video',
 )->go.Figure:
     "Both streams along a video, their mean, and where the moment begins and ends."
-    curves, cosines, where = np.asarray(curves, float), None if cosines is None else np.asarray(cosines, float), 'moment_curve_fig'
-    shapes = [np.shape(x)[-1:] for x in (curves, start, end, *([] if cosines is None else [cosines]), *([texts] if len(texts) else []))]
-    same = curves.ndim == 2 and len(curves) == 2 and len(set(shapes)) == 1 and curves.size and (cosines is None or cosines.shape == curves.shape)
-    check(same, f'curves of {curves.shape} do not go with {" and ".join(str(s[0]) if s else "one" for s in shapes[1:])} values', where, 'pass two rows, and one value for each clip')
-    check(all(np.isfinite(x).all() for x in (curves, start, end)), 'a score is not a number', where, 'leave padding out')
+    curves, cosines = _moment_arrays(curves, start, end, cosines, texts)
     panels = 2 if cosines is None else 3
     fig = make_subplots(panels, 1, shared_xaxes=True, vertical_spacing=.07)
     for trace, k in _moment_traces(curves, cosines, start, end, [_wrapped(t) for t in texts], clip, shift): fig.add_trace(trace, panels - k, 1)
-    fig.update_layout(template=TEMPLATE, title_text=title, height=160 + 150 * panels, hovermode='x unified', shapes=list(_bands(predicted, truth, where)), margin_t=90)
+    fig.update_layout(template=TEMPLATE, title_text=title, height=160 + 150 * panels, hovermode='x unified', shapes=list(_bands(predicted, truth, 'moment_curve_fig')), margin_t=90)
     for k, name in enumerate(('probability', 'clip score', 'cosine')[:panels]): fig.update_yaxes(title_text=name, row=panels - k, col=1)
-    fig.update_xaxes(range=[0, curves.shape[1] * clip], ticksuffix='')
+    fig.update_yaxes(rangemode='tozero', row=panels, col=1)
+    fig.update_xaxes(range=[0, curves.shape[1] * clip])
     return fig.update_xaxes(title_text='time in the video (s)', row=panels, col=1)
 
 # %% ../nbs/40_plots.ipynb #45c8601e

@@ -16,17 +16,44 @@ import plotly.graph_objects as go
 from .core import DataError, check, choose
 from .plots import attention_fig, gate_fig, moment_curve_fig, ranking_fig, share_fig
 
-# %% ../nbs/41_widgets.ipynb #274a25b7
-def _copy(shown, new): # a figure's values into a FigureWidget with the same traces
-    check(len(shown.data) == len(new.data), f'{len(new.data)} traces do not fit into {len(shown.data)}', 'figure', 'draw figures with a constant number of traces')
-    with shown.batch_update():
-        for old, trace in zip(shown.data, new.data): old.update(trace.to_plotly_json())
-        shown.layout.update(new.layout.to_plotly_json())
+# %% ../nbs/41_widgets.ipynb #b8d3450b
+def _same(a, b): # values of a figure, arrays among them
+    if isinstance(a, dict): return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    return np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b
 
-# %% ../nbs/41_widgets.ipynb #3982157f
+def _plain(fig): return dict(data=[t.to_plotly_json() for t in fig.data], layout=fig.layout.to_plotly_json()) # with arrays as they are
+
+def _changed(old, new): return {k: v for k, v in new.items() if k not in old or not _same(old[k], v)}
+
+def _copy(shown, old, new): # what differs between two plain figures into a FigureWidget that shows the old one
+    check(len(old['data']) == len(new['data']), f'{len(new["data"])} traces do not fit into {len(old["data"])}', 'figure', 'draw figures with a constant number of traces')
+    with shown.batch_update():
+        for trace, a, b in zip(shown.data, old['data'], new['data']): trace.update(_changed(a, b))
+        shown.layout.update(_changed(old['layout'], new['layout']))
+
+# %% ../nbs/41_widgets.ipynb #b056c740
+def _display(widget):
+    from IPython.display import display
+    display(widget)
+
+def _offer(control, options, value=None): # new choices, at least one; keeps the value where it still exists
+    options = list(options) or [('none', '')] # a slider cannot be without any
+    have = [o[1] if isinstance(o, tuple) else o for o in options]
+    value = value if value in have else control.value if control.value in have else have[0]
+    if list(control.options) != options: control.options = options
+    control.value = value
+def _wide(**layout): return dict(layout=ipywidgets.Layout(max_width='98%', **layout), style=dict(description_width='5.5em'))
+def _slider(name, width='24em'): return ipywidgets.SelectionSlider(options=[('none', '')], description=name, continuous_update=False, **_wide(width=width))
+def _numbers(name, value, n): return ipywidgets.IntSlider(value, 0, n - 1, description=name, continuous_update=False, **_wide(width='44em'))
+def _box(language): return ipywidgets.Text(description=_name(language), continuous_update=False, placeholder='type a query and press Enter', **_wide(width='44em'))
+def _buttons(name, options=()):
+    return ipywidgets.ToggleButtons(options=list(options), description=name, layout=ipywidgets.Layout(max_width='98%', display='flex', flex_flow='row wrap'),
+                                    style=dict(description_width='5.5em', button_width='auto'))
+
+# %% ../nbs/41_widgets.ipynb #fdd436a7
 class _Shell: # controls, figures, a line for messages; subclasses have `_changed(name)`
     def _observe(self, **controls): # name -> control, each an attribute
-        self._busy, self.message, self.figs, self.slots = False, ipywidgets.HTML(), {}, {}
+        self._busy, self.message, self.figs, self.slots, self._drawn = False, ipywidgets.HTML(), {}, {}, {}
         self.message.add_class('mcls-message')
         for name, control in controls.items():
             setattr(self, name, control)
@@ -40,26 +67,17 @@ class _Shell: # controls, figures, a line for messages; subclasses have `_change
         except DataError as e: self._say(str(e))
         finally: self._busy = False
     def _draw(self, name, fig, click=None): # into its slot, which is hidden while there is nothing to draw
-        slot = self.slots.setdefault(name, ipywidgets.VBox())
+        if name not in self.slots: self.slots[name] = ipywidgets.VBox()
+        slot = self.slots[name]
         slot.layout.display = 'none' if fig is None else None
         if fig is None: return
-        if name in self.figs: return _copy(self.figs[name], fig)
+        old, self._drawn[name] = self._drawn.get(name), _plain(fig)
+        if old: return _copy(self.figs[name], old, self._drawn[name])
         self.figs[name] = go.FigureWidget(fig)
         for trace in self.figs[name].data if click else (): trace.on_click(click)
         slot.children = [self.figs[name]]
     def _say(self, text): self.message.value = f'<b role="alert">{html.escape(text)}</b>' if text else ''
     def _ipython_display_(self): self.widget._ipython_display_() if hasattr(self.widget, '_ipython_display_') else _display(self.widget)
-
-def _display(widget):
-    from IPython.display import display
-    display(widget)
-
-def _offer(control, options, value=None): # new choices; keeps the value where it still exists
-    have = [o[1] if isinstance(o, tuple) else o for o in options]
-    value = value if value in have else control.value if control.value in have else have[0] if have else None
-    if tuple(control.options) != tuple(options): control.options = options
-    control.value = value
-def _wide(**layout): return dict(layout=ipywidgets.Layout(**layout), style=dict(description_width='5.5em'))
 
 # %% ../nbs/41_widgets.ipynb #47f1946f
 def _shaded(words, weights): # a transcript whose words are shaded by their share of the largest weight
@@ -77,10 +95,10 @@ def _head(weights, head): return weights.mean(0) if head == 'mean' else weights[
 
 def _nothing(n): return np.zeros((1, n)) # in place of a part that a system lacks
 
-# %% ../nbs/41_widgets.ipynb #b293ac42
+# %% ../nbs/41_widgets.ipynb #20c5587a
 def _words_fig(view, layer, head, word, window): # summary words at the transcript
     name = 'mean of the heads' if head == 'mean' else f'head {head + 1}'
-    fig = attention_fig(_head(view.cross[layer], head), view.words, view.source, f'Decoder layer {layer + 1}, {name}', window=min(window, len(view.source)))
+    fig = attention_fig(_head(view.cross[layer], head), view.words, view.source, f'Decoder layer {layer + 1}, {name}', column_title=view.reads, window=min(window, len(view.source)))
     return _framed(fig, word)
 
 def _video_fig(view, layer, word): # summary words at the video
@@ -91,7 +109,7 @@ def _video_fig(view, layer, word): # summary words at the video
 
 def _gate_figure(view): return None if view.gate is None else gate_fig(view.gate, view.gate_attention, view.source, view.span)
 
-# %% ../nbs/41_widgets.ipynb #c2faa10f
+# %% ../nbs/41_widgets.ipynb #6cac6f7e
 class AttentionBrowser(_Shell):
     "Which words and seconds a summary looked at: choose system, sample, layer, head and word."
     def __init__(self,
@@ -102,14 +120,10 @@ class AttentionBrowser(_Shell):
         check(systems, 'there is no system', 'AttentionBrowser', 'give at least one')
         self.systems, self.window, first = dict(systems), window, next(iter(systems.values()))
         check(0 <= sample < len(first.labels), f'there is no sample {sample}', 'AttentionBrowser', f'choose one from 0 to {len(first.labels) - 1}')
-        self._observe(
-            system=ipywidgets.Dropdown(options=list(systems), description='system', **_wide()),
-            sample=ipywidgets.IntSlider(sample, 0, len(first.labels) - 1, description='sample', continuous_update=False, **_wide(width='30em')),
-            layer=ipywidgets.Dropdown(description='layer', **_wide(width='12em')), head=ipywidgets.Dropdown(description='head', **_wide(width='13em')),
-            word=ipywidgets.Dropdown(description='word', **_wide(width='18em')))
+        self._observe(system=_buttons('system', systems), sample=_numbers('sample', sample, len(first.labels)), layer=_slider('layer'), head=_slider('head'), word=_slider('word', '40em'))
         self.text, self.view = ipywidgets.HTML(), None
         self._on_change('sample')
-        self.widget = ipywidgets.VBox([ipywidgets.HBox([self.system, self.sample]), ipywidgets.HBox([self.layer, self.head, self.word]), self.message, self.text, *self.slots.values()])
+        self.widget = ipywidgets.VBox([self.system, self.sample, ipywidgets.HBox([self.layer, self.head]), self.word, self.message, self.text, *self.slots.values()])
     def _changed(self, name): _refresh(self, name)
     def figure(self,
         name:str='words', # 'words', 'video' or 'gate'
@@ -119,7 +133,7 @@ class AttentionBrowser(_Shell):
         check(fig is not None, f'{self.system.value} has no such part', f'figure {name}', 'choose another system')
         return fig
 
-# %% ../nbs/41_widgets.ipynb #7606cdbd
+# %% ../nbs/41_widgets.ipynb #dd68ca6c
 def _figures(self): # name -> figure, None for a part that the system lacks
     layer, head, word = self.layer.value, self.head.value, self.word.value
     return dict(words=_words_fig(self.view, layer, head, word, self.window), video=_video_fig(self.view, layer, word), gate=_gate_figure(self.view))
@@ -136,28 +150,30 @@ def _open(self): # the view of a sample, and the choices that it leaves
     self.sample.max = len(system.labels) - 1
     self.view = system.view(self.sample.value)
     layers, heads = self.view.cross.shape[:2]
-    _offer(self.layer, [(str(k + 1), k) for k in range(layers)], None if self.layer.value is not None else layers - 1)
+    _offer(self.layer, [(str(k + 1), k) for k in range(layers)], layers - 1 if self.layer.value == '' else None)
     _offer(self.head, [('mean of all', 'mean')] + [(str(k + 1), k) for k in range(heads)])
     _offer(self.word, [(f'{w} [{k}]', k) for k, w in enumerate(self.view.words)])
 
 def _clicked(self, trace, points): # a cell of a heat map: its row is the word
     if points.ys and trace.type == 'heatmap': self.word.value = list(trace.y).index(points.ys[0])
 
-# %% ../nbs/41_widgets.ipynb #295a6320
-NAMES = dict(en='English', zh='Chinese', pt='Portuguese', de='German', fr='French', es='Spanish', ja='Japanese', ko='Korean')
+# %% ../nbs/41_widgets.ipynb #21d84346
+_NAMES = dict(en='English', zh='Chinese', pt='Portuguese', de='German', fr='French', es='Spanish', ja='Japanese', ko='Korean')
 
-def _name(language): return NAMES.get(language, language)
+def _name(language): return _NAMES.get(language, language)
 
 def _moment_html(view, rank, player): # what a moment is, what is said in it, and where it is played
     first, last = int(view.span[0] / view.clip), max(int(np.ceil(view.span[1] / view.clip)), 1)
-    said = list(dict.fromkeys(t for t in view.texts[first:last] if t))
+    said = list(dict.fromkeys(t for texts in view.texts[first:last] for t in texts.split(' / ') if t))
     start, end = view.span
     lines = ''.join(f'<div>{html.escape(t)}</div>' for t in said) or '<i>nobody speaks, or the words are not known</i>'
     parts = ', '.join(f'{html.escape(k)} {v:+.2f}' for k, v in view.parts.items())
     video = f'<video controls preload="metadata" style="max-width:100%" src="{html.escape(player.format(video=view.video))}#t={start:g},{end:g}"></video>' if player else ''
-    return f'<div><b>{html.escape(view.video)}, {start:.1f}–{end:.1f} s</b>, {html.escape(_name(view.language))} {html.escape(rank)}<div>logarithm of its score {sum(view.parts.values()):.2f} = {parts}</div>{video}<div style="max-height:8em;overflow:auto;margin:4px 0"><b>Said in it</b>{lines}</div></div>'
+    return f'<div><b>{html.escape(view.video)}, {start:.1f}–{end:.1f} s</b>, {html.escape(_name(view.language))} {html.escape(rank)}' + \
+           f'<div>logarithm of its score {sum(view.parts.values()):.2f} = {parts}</div>{video}' + \
+           f'<div style="max-height:8em;overflow:auto;margin:4px 0"><b>Said in it</b>{lines}</div></div>'
 
-# %% ../nbs/41_widgets.ipynb #983787d9
+# %% ../nbs/41_widgets.ipynb #8f8b2326
 class MomentBrowser(_Shell):
     "Ask for a moment in one language or two, and see why each answer was found."
     def __init__(self,
@@ -170,14 +186,12 @@ class MomentBrowser(_Shell):
         self.corpora, self.k, self.play, self.found, self.view = corpora, k, play, {}, None
         first = next(iter(next(iter(corpora.values())).values()))
         check(0 <= sample < len(first.samples), f'there is no sample {sample}', 'MomentBrowser', f'choose one from 0 to {len(first.samples) - 1}')
-        box = lambda l: ipywidgets.Text(description=_name(l), continuous_update=False, placeholder='type a query and press Enter', **_wide(width='44em', max_width='98%'))
-        self.queries = {l: box(l) for l in first.languages}
-        choices = lambda text, width: ipywidgets.Dropdown(description=text, **_wide(width=width))
-        self._observe(corpus=choices('corpus', '22em'), system=choices('system', '18em'), sample=choices('example', '44em'), **{f'query_{l}': b for l, b in self.queries.items()},
-                      answer=ipywidgets.Select(description='answer', rows=6, **_wide(width='44em', max_width='98%')), language=ipywidgets.ToggleButtons(description='seen from', **_wide()))
+        self.queries = {l: _box(l) for l in first.languages}
+        self._observe(corpus=_buttons('corpus'), system=_buttons('system'), sample=_numbers('example', sample, len(first.samples)), **{f'query_{l}': b for l, b in self.queries.items()},
+                      answer=_slider('answer', '44em'), language=_buttons('seen from'))
         self.about = ipywidgets.HTML()
         _set_up(self, sample)
-        controls = [ipywidgets.HBox([self.corpus, self.system]), self.sample, *self.queries.values(), self.message]
+        controls = [self.corpus, self.system, self.sample, *self.queries.values(), self.message]
         self.widget = ipywidgets.VBox([*controls, self.slots['ranking'], self.answer, self.language, self.about, *(self.slots[n] for n in ('curves', 'shares', 'words'))])
     explorer = property(lambda self: self.corpora[self.corpus.value][self.system.value], doc='The system that is asked.')
     def _changed(self, name): _answer(self, name)
@@ -189,11 +203,11 @@ class MomentBrowser(_Shell):
         check(fig is not None, 'there is no answer to show', f'figure {name}', 'type a query')
         return fig
 
-# %% ../nbs/41_widgets.ipynb #4654cc19
+# %% ../nbs/41_widgets.ipynb #a1f8ed0d
 def _moment_figures(self): # name -> figure, None where there is nothing to show
     if not any(map(len, self.found.values())): return dict.fromkeys(('ranking', 'curves', 'shares', 'words'))
     truth, v = self.explorer.truth(_typed(self)), self.view
-    ranking = ranking_fig(self.found, truth, self.answer.value, {l: _name(l) for l in self.found})
+    ranking = ranking_fig(self.found, truth, self.answer.value or None, {l: _name(l) for l in self.found})
     if v is None: return dict(ranking=ranking, curves=None, shares=None, words=None)
     title = f'{v.video}, seen from {_name(v.language)}'
     curves = moment_curve_fig(v.curves, v.start, v.end, v.span, truth[1:] if truth and truth[0] == v.video else None, v.cosines, v.texts, v.clip, v.shift, title)
@@ -202,20 +216,19 @@ def _moment_figures(self): # name -> figure, None where there is nothing to show
 
 def _typed(self): return {l: b.value.strip() for l, b in self.queries.items() if b.value.strip()} # language -> query
 
-# %% ../nbs/41_widgets.ipynb #8341595e
+# %% ../nbs/41_widgets.ipynb #b560f048
 def _search(self): # rankings of what is typed, and the choice among them
     texts, empty = _typed(self), pd.DataFrame(columns=['video', 'start', 'end', 'score'])
-    self.found, self.view, self.answer.options = {}, None, []
+    self.found, self.view = {}, None
+    _offer(self.answer, [])
     self.found = {l: self.explorer.search(texts[l], l, self.k) if l in texts else empty for l in self.queries}
-    label = lambda l, k, a: f'{_name(l)} {k + 1}: {a.video}, {a.start:.1f}–{a.end:.1f} s'
-    options = [(label(l, k, a), (l, k)) for l, t in self.found.items() for k, a in enumerate(t.itertuples())]
-    self.answer.options = options
-    self.answer.value = options[0][1] if options else None
+    options = [(f'{_name(l)} {k + 1}', (l, k)) for l, t in self.found.items() for k in range(len(t))]
+    _offer(self.answer, options, options[0][1] if options else None)
     said = [w for l, t in texts.items() if (w := self.explorer.warning(t, l))]
     self._say(' '.join(said) if texts else 'Type a query, in one language or in both.')
 
 def _look(self, language=None): # explain the chosen answer, from a language
-    if self.answer.value is None: return
+    if not self.answer.value: return
     (l, k), texts = self.answer.value, _typed(self)
     language = language or l
     check(language in texts, f'there is no query in {_name(language)}', 'seen from', 'type one')
@@ -223,9 +236,8 @@ def _look(self, language=None): # explain the chosen answer, from a language
     self.view = self.explorer.view(texts[language], language, a.video, (a.start, a.end))
     self.language.value = language
 
-# %% ../nbs/41_widgets.ipynb #66442bae
+# %% ../nbs/41_widgets.ipynb #29e54ded
 def _fill(self): # an example into the boxes
-    if self.sample.value is None: return
     texts = self.explorer.samples[self.sample.value]
     for l, b in self.queries.items(): b.value = texts.get(l, '')
 
@@ -233,9 +245,8 @@ def _answer(self, name): # after control `name` has changed
     if name in ('corpus', 'system'):
         _offer(self.system, list(self.corpora[self.corpus.value]))
         check(set(self.queries) <= set(self.explorer.languages), f'{self.system.value} does not speak {", ".join(map(_name, self.queries))}', 'system', 'choose another')
-    if name == 'corpus': _examples(self, 0)
+    if name == 'corpus': self.sample.max = len(self.explorer.samples) - 1
     if name in ('corpus', 'sample'): _fill(self)
-    if name.startswith('query_'): self.sample.value = None # what is typed is no example
     try:
         if name not in ('answer', 'language'): _search(self)
         _look(self, self.language.value if name == 'language' else None)
@@ -245,20 +256,12 @@ def _show(self): # whatever there is
     figs = _moment_figures(self)
     for k, fig in figs.items(): self._draw(k, fig, (lambda trace, points, state: _picked(self, trace, points)) if k == 'ranking' else None)
     self.about.value = _moment_html(self.view, f'answer {self.answer.value[1] + 1}', self.play) if self.view else ''
-    self.answer.layout.display = self.language.layout.display = None if self.view else 'none'
+    self.answer.layout.display = self.language.layout.display = 'flex' if self.view else 'none'
 
-# %% ../nbs/41_widgets.ipynb #adaea169
-def _examples(self, sample): # the queries of a corpus
-    texts = self.explorer.samples[:500]
-    self.sample.options = [(f'{k}: ' + next(t for l, t in q.items() if l in self.queries), k) for k, q in enumerate(texts)]
-    self.sample.value = sample
-
+# %% ../nbs/41_widgets.ipynb #5ee3cf12
 def _set_up(self, sample): # the first state
     self._busy = True
-    _offer(self.corpus, list(self.corpora))
-    _offer(self.system, list(self.corpora[self.corpus.value]))
-    _offer(self.language, [(_name(l), l) for l in self.queries])
-    _examples(self, min(sample, 499))
+    for control, options in ((self.corpus, self.corpora), (self.system, next(iter(self.corpora.values()))), (self.language, [(_name(l), l) for l in self.queries])): _offer(control, options)
     self._busy = False
     self._on_change('sample')
 

@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT/'mcls_nb'
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
-RUNS = [p for p in NOTEBOOKS if p.name.startswith('run_')]
+RUNS = [p for p in NOTEBOOKS if p.name.startswith(('run_', 'app_'))] # chosen by parameters, without code of their own
 MODULES = {'.'.join(p.relative_to(PACKAGE).with_suffix('').parts): p for p in sorted(PACKAGE.rglob('*.py')) if p.name[0] != '_'}
 COMMANDS = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} # nbdev_export does nothing while IN_TEST is set
 COMMANDS |= {'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}', 'PYTHONUTF8': '1'}

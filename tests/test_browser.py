@@ -1,0 +1,183 @@
+"""Both apps in a real browser: JupyterLab in its light and dark theme, and Voila. Screenshots lie in runs/browser."""
+import json, os, shutil, socket, subprocess, sys, time, urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOTS = ROOT/'runs'/'browser'
+CHROMIUM = os.environ.get('CHROMIUM') or next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+FLAGS = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync').split()
+WAIT = 120_000 # ms, on a busy machine
+
+pytestmark = pytest.mark.slow
+sync_api = pytest.importorskip('playwright.sync_api', reason='Playwright is not installed: the apps are tried in a browser where it is.')
+if CHROMIUM is None: pytest.skip('No Chromium was found: the apps are tried in a browser where there is one (or CHROMIUM names it).', allow_module_level=True)
+
+
+# --- servers and pages
+
+@contextmanager
+def served(command, folder, port, ready):
+    "A server, until it is not needed any more."
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    with open(folder/'server.log', 'w') as log: process = subprocess.Popen([sys.executable, '-m', *command], cwd=folder, stdout=log, stderr=log, env=env)
+    try:
+        for _ in range(240):
+            try: urllib.request.urlopen(ready, timeout=2); break
+            except OSError:
+                assert process.poll() is None, (folder/'server.log').read_text()
+                time.sleep(.5)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "The apps, with models that are trained in seconds."
+    place = tmp_path_factory.mktemp('apps')
+    for p in (ROOT/'nbs').glob('app_*.ipynb'):
+        text = p.read_text('utf-8')
+        assert 'smoke: bool = False' in text
+        (place/p.name).write_text(text.replace('smoke: bool = False', 'smoke: bool = True '), 'utf-8')
+    return place
+
+@pytest.fixture(scope='module')
+def browser():
+    with sync_api.sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield b
+        b.close()
+
+@contextmanager
+def lab(browser, folder, name, theme):
+    "An app in JupyterLab, all cells run."
+    port, settings = free_port(), folder/f'settings {theme}'
+    for file, value in (('notebook-extension/tracker', {'windowingMode': 'none'}), ('apputils-extension/notification', {'fetchNews': 'false'}), ('apputils-extension/themes', {'theme': f'JupyterLab {theme}'})):
+        path = settings/'@jupyterlab'/f'{file}.jupyterlab-settings'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+    command = ['jupyterlab', '--no-browser', '--allow-root', f'--ServerApp.port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=t', '--LabApp.news_url=',
+               '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate', f'--LabApp.user_settings_dir={settings}', f'--LabApp.workspaces_dir={folder/"workspaces"}']
+    with served(command, folder, port, f'http://127.0.0.1:{port}/api?token=t'), opened(browser, f'http://127.0.0.1:{port}/lab/tree/{name}.ipynb?token=t&reset') as page:
+        page.wait_for_selector('.jp-NotebookPanel .jp-CodeCell', timeout=WAIT)
+        page.wait_for_selector('text=/ipykernel.*Idle/', timeout=WAIT) # in the status bar
+        page.wait_for_timeout(1000)
+        page.click('text=Run >> nth=0')
+        page.click('text="Run All Cells"')
+        yield page
+
+@contextmanager
+def voila(browser, folder, name, theme):
+    "An app behind Voila."
+    pytest.importorskip('voila', reason='Voila is not installed: pip install "mcls_nb[app]".')
+    port = free_port()
+    with served(['voila', f'{name}.ipynb', '--no-browser', f'--port={port}', f'--theme={theme.lower()}', '--Voila.ip=127.0.0.1'], folder, port, f'http://127.0.0.1:{port}/voila/static/voila.js'), \
+            opened(browser, f'http://127.0.0.1:{port}/') as page: yield page
+
+@contextmanager
+def opened(browser, address): # a page without errors
+    page, errors = browser.new_page(viewport=dict(width=1250, height=2300)), []
+    page.on('pageerror', lambda e: errors.append(str(e)))
+    page.goto(address, wait_until='domcontentloaded', timeout=WAIT)
+    yield page
+    page.close()
+    assert not errors, errors[:3]
+
+
+# --- what a reader does
+
+PLOTS = '.js-plotly-plot'
+def state(page, n): # title and data of the n-th figure, as text
+    return page.evaluate(f"(n) => {{const p = document.querySelectorAll('{PLOTS}')[n]; return JSON.stringify([p.layout.title.text, p.layout.shapes, p.data.map(t => [t.x, t.y, t.z, t.text])])}}", n)
+
+@contextmanager
+def changes(page, *numbers): # these figures change, all of them
+    before = {n: state(page, n) for n in numbers}
+    yield
+    for n in numbers:
+        for _ in range(600):
+            if state(page, n) != before[n]: break
+            page.wait_for_timeout(100)
+        else: raise AssertionError(f'figure {n} did not change')
+
+def control(page, name): return page.locator(f':has(> .widget-label:text-is("{name}"))')
+def box(page, name): return control(page, name).locator('input')
+def press(page, name, key): # at a slider
+    control(page, name).locator('.noUi-handle').focus()
+    page.keyboard.press(key)
+def push(page, name, label): # a button, from the keyboard
+    control(page, name).locator(f'button:has-text("{label}")').focus()
+    page.keyboard.press('Space')
+def drawn(page, n): # and listening to the kernel, which plotly begins a moment after it has drawn
+    page.wait_for_function(f"document.querySelectorAll('{PLOTS} .plot-container').length >= {n}", timeout=WAIT)
+    page.wait_for_timeout(2000)
+def shot(page, name):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.mouse.move(1, 1)
+    page.wait_for_timeout(700)
+    page.screenshot(path=SHOTS/f'{name}.png')
+
+def read_summaries(page, name):
+    drawn(page, 3)
+    text = page.locator('.widget-html-content:has-text("What it read")')
+    with changes(page, 0): press(page, 'head', 'ArrowRight')
+    first = text.inner_html()
+    with changes(page, 0, 1): press(page, 'word', 'ArrowRight')
+    assert text.inner_html() != first # shaded by another row
+    with changes(page, 0, 1, 2): press(page, 'sample', 'ArrowRight')
+    with changes(page, 0): press(page, 'layer', 'ArrowLeft') # it begins with the last one
+    row = page.locator(f'{PLOTS} .nsewdrag').first.bounding_box()
+    with changes(page, 0): page.mouse.click(row['x'] + row['width'] / 2, row['y'] + row['height'] * .9)
+    shot(page, f'{name}-VDF')
+    with changes(page, 0): push(page, 'system', 'MT')
+    page.wait_for_function(f"getComputedStyle(document.querySelectorAll('{PLOTS}')[2].closest('.widget-vbox')).display == 'none'") # it has no gate
+    shot(page, f'{name}-MT')
+
+def find_moments(page, name):
+    drawn(page, 4)
+    with changes(page, 0, 1, 2, 3):
+        box(page, 'English').fill('Lily opens the door')
+        box(page, 'English').press('Enter')
+    with changes(page, 0):
+        box(page, 'Chinese').fill('莉莉打开门')
+        box(page, 'Chinese').press('Enter')
+    about = page.locator('.widget-html-content:has-text("Said in it")')
+    before = about.inner_html()
+    points = page.locator(f'{PLOTS} >> nth=0 >> .scatterlayer .trace .points path')
+    n = page.evaluate(f"document.querySelectorAll('{PLOTS}')[0].data[1].text.length") # dots of the first column
+    target = points.nth(n + 1).bounding_box() # second answer in Chinese
+    with changes(page, 0, 1, 2, 3):
+        page.mouse.move(target['x'] + 5, target['y'] + 5)
+        page.mouse.click(target['x'] + 5, target['y'] + 5)
+    assert about.inner_html() != before and 'Chinese answer 2' in about.inner_text()
+    shot(page, f'{name}-typed')
+    with changes(page, 1, 3): push(page, 'seen from', 'English') # the same moment from the other language
+    with changes(page, 0, 1): press(page, 'example', 'ArrowRight')
+    with changes(page, 1): press(page, 'answer', 'ArrowRight')
+    with changes(page, 0): push(page, 'system', 'C3')
+    shot(page, f'{name}-example')
+    for language in ('English', 'Chinese'):
+        box(page, language).fill('')
+        box(page, language).press('Enter')
+    page.wait_for_selector('.mcls-message:has-text("Type a query")', timeout=WAIT)
+
+@pytest.mark.parametrize('host, theme', [(lab, 'Light'), (lab, 'Dark'), (voila, 'Light')], ids=['lab-light', 'lab-dark', 'voila'])
+@pytest.mark.parametrize('name, use', [('app_summaries', read_summaries), ('app_moments', find_moments)], ids=['summaries', 'moments'])
+def test_an_app_answers_its_reader(browser, folder, host, theme, name, use):
+    with host(browser, folder, name, theme) as page:
+        try: use(page, f'{name}-{host.__name__}-{theme.lower()}')
+        except Exception:
+            page.screenshot(path=run_shot(f'{name}-{host.__name__}-failed'))
+            raise
+
+def run_shot(name):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    return SHOTS/f'{name}.png'

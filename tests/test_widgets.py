@@ -1,0 +1,213 @@
+"""Widgets without a browser: each control, bad input, two at once, no growth, speed; on systems trained in seconds."""
+import gc, statistics, time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mcls_nb.core import DataError
+from mcls_nb.explain import explain_moment, open_moments, open_summaries
+from mcls_nb.plots import _same
+from mcls_nb.widgets import AttentionBrowser, MomentBrowser
+
+
+@pytest.fixture(scope='module')
+def writers(tmp_path_factory): return open_summaries(('VDF', 'NCLS', 'MT'), out=tmp_path_factory.mktemp('runs'), smoke=True)
+
+@pytest.fixture(scope='module')
+def finders(tmp_path_factory): return open_moments(('mXML', 'XML'), out=tmp_path_factory.mktemp('runs'), smoke=True)
+
+@pytest.fixture
+def attention(writers): return AttentionBrowser(writers)
+
+@pytest.fixture
+def moment(finders): return MomentBrowser({'generated': finders, 'the same again': {'mXML': finders['mXML']}})
+
+def spans(browser): return {s.name: (s.x0, s.x1) for s in browser.figs['curves'].layout.shapes if s.visible}
+def span(browser): # of the chosen answer
+    language, k = browser.answer.value
+    return tuple(browser.found[language].loc[k, ['start', 'end']])
+
+
+# --- attention
+
+def test_the_cell_of_a_word_is_the_models_attention(attention, writers):
+    view = writers['VDF'].view(attention.sample.value)
+    for layer in range(len(view.cross)):
+        for head in ('mean', *range(view.cross.shape[1])):
+            attention.layer.value, attention.head.value = layer, head
+            heat = attention.figs['words'].data[0]
+            np.testing.assert_allclose(heat.z, view.cross[layer].mean(0) if head == 'mean' else view.cross[layer, head], atol=1e-6)
+            assert heat.x[0].startswith(view.source[0]) and heat.y[-1].endswith(f'[{len(view.words) - 1}]')
+    np.testing.assert_allclose(attention.figs['video'].data[0].z, view.video[0], atol=1e-6)
+    np.testing.assert_allclose(attention.figs['gate'].data[0].y, view.gate.mean(1), atol=1e-6)
+
+def test_a_word_frames_its_row_and_shades_the_text(attention):
+    for word in (0, len(attention.view.words) - 1):
+        attention.word.value = word
+        for name in ('words', 'video'): assert attention.figs[name].layout.shapes[0].y0 == word - .5
+        weights = attention.view.cross[attention.layer.value].mean(0)[word]
+        assert f'<span title="{weights[0]:.3f}"' in attention.text.value
+
+def test_a_sample_has_its_own_words(attention, writers):
+    attention.sample.value = 3
+    assert attention.view.id == writers['VDF'].labels[3]
+    assert len(attention.figs['words'].data[0].x) == len(attention.view.source)
+
+def test_parts_that_a_system_lacks_are_hidden(attention):
+    attention.system.value = 'NCLS'
+    assert [attention.slots[n].layout.display for n in ('words', 'video', 'gate')] == [None, 'none', 'none']
+    with pytest.raises(DataError, match='NCLS has no such part'): attention.figure('gate')
+    attention.system.value = 'MT'
+    assert attention.view.source[1].endswith(' s') and attention.figs['words'].layout.xaxis.title.text == 'time in the video' and attention.slots['words'].layout.display is None # looks at the video alone
+    attention.system.value = 'VDF'
+    assert attention.slots['video'].layout.display is None
+
+def test_a_click_chooses_the_word(attention):
+    heat = attention.figs['words'].data[0]
+    heat._dispatch_on_click(SimpleNamespace(point_inds=[[2, 0]], ys=[heat.y[2]]), None)
+    assert attention.word.value == 2
+
+@pytest.mark.parametrize('sample', [-1, 10_000])
+def test_there_is_no_such_sample(attention, writers, finders, sample):
+    for make in (lambda: AttentionBrowser(writers, sample), lambda: MomentBrowser({'a': finders}, sample)):
+        with pytest.raises(DataError, match='there is no sample'): make()
+    attention.sample.value = sample # a slider goes to its end
+    assert 0 <= attention.sample.value < len(attention.systems['VDF'].labels) and not attention.message.value
+
+
+# --- moments
+
+def test_the_first_state_is_an_example(moment, finders):
+    assert {l: b.value for l, b in moment.queries.items()} == finders['mXML'].samples[0]
+    assert spans(moment)['predicted'] == span(moment) and not moment.message.value
+
+def test_every_answer_is_explained_by_its_own_numbers(moment, finders):
+    for label, value in moment.answer.options:
+        moment.answer.value = value
+        (language, k), a = value, moment.found[value[0]].loc[value[1]]
+        assert (moment.view.video, moment.view.language, moment.language.value) == (a.video, language, language)
+        assert spans(moment)['predicted'] == (a.start, a.end) and label.endswith(str(value[1] + 1))
+        np.testing.assert_allclose(np.exp(moment.view.log_score), a.score, rtol=1e-3)
+        lines = {t.name: t.y for t in moment.figs['curves'].data if t.yaxis != 'y'}
+        np.testing.assert_array_equal(lines['frames'], moment.view.curves[0])
+        np.testing.assert_array_equal(lines['start'], moment.view.start)
+        assert {b.name: tuple(b.x) for b in moment.figs['shares'].data}['subtitles'] == tuple(s for _, s in moment.view.shares.values())
+        np.testing.assert_allclose(moment.figs['words'].data[0].z, moment.view.weights, atol=1e-6)
+
+def test_the_true_span_is_drawn_in_the_true_video(moment, finders):
+    video, start, end = finders['mXML'].truth(finders['mXML'].samples[0])
+    for _, value in moment.answer.options:
+        moment.answer.value = value
+        assert spans(moment).get('true') == ((start, end) if moment.view.video == video else None)
+
+def test_the_other_language_sees_the_same_moment(moment):
+    moment.answer.value = ('en', 1)
+    before, video = span(moment), moment.view.video
+    moment.language.value = 'zh'
+    assert (moment.view.language, moment.view.video, moment.view.span) == ('zh', video, before) and moment.answer.value == ('en', 1)
+
+def test_typing_asks_in_each_language(moment, finders):
+    for language, text in (('en', 'Lily opens the door'), ('zh', finders['mXML'].samples[5]['zh'])):
+        moment.queries[language].value = text
+        expected = finders['mXML'].search(text, language)
+        assert list(moment.found[language].video) == list(expected.video)
+        ranks = moment.figs['ranking'].data[1 + list(moment.queries).index(language)]
+        assert len(ranks.text) == len(expected) and expected.video[0] in ranks.text[0]
+
+def test_lines_join_what_both_languages_found(moment):
+    joined = moment.figs['ranking'].data[0].y.reshape(-1, 3)[:, :2] - 1
+    assert sorted(map(tuple, joined.astype(int).tolist())) == sorted(map(tuple, np.argwhere(_same(moment.found['en'], moment.found['zh'], .5)).tolist()))
+
+def test_a_click_looks_at_the_answer(moment):
+    column = moment.figs['ranking'].data[2]
+    column._dispatch_on_click(SimpleNamespace(point_inds=[3], ys=[4]), None)
+    assert moment.answer.value == ('zh', 3) and moment.view.language == 'zh' and moment.figs['ranking'].data[3].y[0] == 4
+
+def test_systems_and_corpora_can_be_changed(moment, finders):
+    moment.sample.value = 2
+    moment.system.value = 'XML'
+    assert list(moment.found['en'].score) == list(finders['XML'].search(finders['XML'].samples[2]['en'], 'en').score)
+    moment.corpus.value = 'the same again'
+    assert moment.system.options == ('mXML',) and moment.system.value == 'mXML' and moment.view is not None
+
+def test_bad_queries_get_a_sentence(moment):
+    for language in ('en', 'zh'): moment.queries[language].value = '   '
+    assert 'Type a query' in moment.message.value and moment.slots['curves'].layout.display == 'none' and not moment.about.value
+    with pytest.raises(DataError, match='there is no answer to show'): moment.figure()
+    moment.queries['en'].value = 'xyzzy <b>plugh</b>'
+    assert 'None of these words means anything' in moment.message.value and '<b>plugh' not in moment.message.value and moment.view is not None
+    moment.language.value = 'zh'
+    assert 'there is no query in Chinese' in moment.message.value
+    moment.queries['zh'].value = '？'
+    assert 'None of these words' in moment.message.value
+    moment.queries['en'].value = 'word ' * 500 # cut like any other query
+    assert moment.view is not None and moment.view.weights.shape[1] <= 30
+
+def test_unknown_languages_and_systems_are_refused(finders):
+    for ask in (lambda f: f.search('Tür', 'de'), lambda f: f.view('Tür', 'de', 'x')):
+        with pytest.raises(DataError, match="there is no language 'de'"): ask(finders['mXML'])
+    with pytest.raises(DataError, match="did you mean 'mXML'"): open_moments(['mXLM'])
+    with pytest.raises(DataError, match='row that summarises'): open_summaries(['mXML'])
+    with pytest.raises(DataError, match='lies outside of the video'):
+        f = finders['mXML']
+        explain_moment(f.models['en'], f.corpus, 'a door', f.search('a door', 'en').video[0], 'en', span=(900., 903.))
+
+def test_features_without_a_text_encoder_answer_their_own_queries_only(finders):
+    import dataclasses
+    f = finders['mXML']
+    browser = MomentBrowser({'released': {'mXML': type(f)(f.models, dataclasses.replace(f.corpus, embed=None), f.split)}})
+    assert browser.view is not None
+    browser.queries['en'].value = 'somebody opens the door'
+    assert 'no text encoder' in browser.message.value and browser.view is None
+
+def test_a_clip_is_played_where_there_is_one(finders):
+    browser = MomentBrowser({'a': finders}, play='files/clips/{video}.mp4')
+    start, end = browser.view.span
+    assert f'src="files/clips/{browser.view.video}.mp4#t={start:g},{end:g}"' in browser.about.value
+
+
+# --- both
+
+def test_two_at_once_do_not_meet(writers, finders):
+    a, b = AttentionBrowser(writers), AttentionBrowser(writers)
+    a.sample.value, a.word.value = 2, 1
+    assert (b.sample.value, b.word.value) == (0, 0) and b.figs['words'].layout.shapes[0].y0 == -.5
+    c, d = MomentBrowser({'a': finders}), MomentBrowser({'a': finders})
+    c.queries['en'].value = 'Lily opens the door'
+    assert d.queries['en'].value == finders['mXML'].samples[0]['en']
+
+CHANGES = { # what is changed -> a browser's control and two values
+    'word': lambda a, m: (a.word, (1, 2)), 'head': lambda a, m: (a.head, (0, 'mean')), 'sample': lambda a, m: (a.sample, (1, 2)),
+    'example': lambda a, m: (m.sample, (1, 2)), 'answer': lambda a, m: (m.answer, (('en', 1), ('zh', 2))), 'query': lambda a, m: (m.queries['en'], ('Lily opens the door', 'a guitar'))}
+
+def change(control, values, times): # seconds that each change took
+    took = []
+    for k in range(times):
+        began = time.perf_counter()
+        control.value = values[k % 2]
+        took.append(time.perf_counter() - began)
+    return took
+
+@pytest.mark.parametrize('what', CHANGES)
+def test_a_change_is_shown_at_once(attention, moment, what):
+    took = change(*CHANGES[what](attention, moment), 14)[2:]
+    print(f'{what}: median {1000 * statistics.median(took):.0f} ms, fastest {1000 * min(took):.0f} ms')
+    assert min(took) < .15 # the fastest, since a machine may be busy
+
+def observers(browser): # of all controls and figures
+    owners = [c for c in vars(browser).values() if hasattr(c, '_trait_notifiers')] + list(browser.figs.values())
+    clicks = sum(len(t._click_callbacks) for f in browser.figs.values() for t in f.data)
+    return clicks + sum(len(handlers) for o in owners for kinds in o._trait_notifiers.values() for handlers in kinds.values())
+
+@pytest.mark.parametrize('what', ['word', 'answer'])
+def test_two_hundred_changes_leave_nothing_behind(attention, moment, what):
+    control, values = CHANGES[what](attention, moment)
+    change(control, values, 10) # what is remembered
+    gc.collect()
+    before, objects = (observers(attention), observers(moment)), len(gc.get_objects())
+    change(control, values, 200)
+    gc.collect()
+    grown = len(gc.get_objects()) - objects
+    assert (observers(attention), observers(moment)) == before
+    assert grown < 2000, f'{grown} objects more after 200 changes' # ten a change would be a leak
