@@ -272,7 +272,7 @@ def _about(school, k): # what decides the numbers of round k
     students = ((school.consolidation, k) if k else ()) + (() if school.optimizer == 'adamw' else (school.optimizer,))
     return config_hash(_sized(school), school.fit, school.loss, school.batch_videos, school.by, school.seed, school.mark, *students)
 
-# %% ../../nbs/24_retrieve.c3.ipynb #6af80337
+# %% ../../nbs/24_retrieve.c3.ipynb #f897e960
 def train_round(
     school:School,
     k:int=0, # round; 0 is the first teacher
@@ -283,7 +283,7 @@ def train_round(
     check((teacher is None) == (k == 0), f'round {k} has {"no" if teacher is None else "a"} teacher', 'train_round', 'round 0 has none, all others have one')
     set_seed(stream_seed('weights', school.seed, k))
     model, data = MXML(_sized(school)), MomentData(school.corpus, batch_videos=school.batch_videos, seed=school.seed, by=school.by)
-    largest = max(map(len, data.batches(0)))
+    largest = school.batch_videos * (max(map(len, data.queries_of.values())) if school.by == 'video' else 1) # queries in a batch
     cfg = replace(school.fit, batch_size=largest, seed=stream_seed('round', school.seed, k) % 2**31)
     out = None if folder is None else run_folder(Path(folder)/f'{"-".join(model.cfg.languages)}-round{k}-s{school.seed}-{_about(school, k)}')
     with lock(f'{out}.lock') if out else nullcontext():
