@@ -6,7 +6,7 @@
 __all__ = ['SummaryView', 'explain_summary', 'SummaryExplorer', 'open_summaries', 'MomentView', 'explain_moment',
            'MomentExplorer', 'open_moments']
 
-# %% ../nbs/31_explain.ipynb #9b88c236
+# %% ../nbs/31_explain.ipynb #07730a2f
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +18,8 @@ import torch.nn.functional as F
 
 from .core import check, choose, override, run_folder, threads
 from .retrieve import rows as moments
-from .retrieve.data import VideoSet, query_features
-from .retrieve.scoring import clip_streams, video_scores
+from .retrieve.data import VideoSet
+from .retrieve.scoring import WEIGHTS, clip_streams, video_scores
 from .retrieve.search import MomentIndex, rank_spans
 from .summarize import rows as summaries
 from .summarize.decoding import beam_search
@@ -131,7 +131,7 @@ def _tokens(corpus, text, language, n): # n names of a query's tokens
 def _said(lines, l, clip): # (start, end, text) of lines -> l, what is said in each clip
     return tuple(' / '.join(text for a, b, text in lines if a < (k + 1) * clip and b > k * clip) for k in range(l))
 
-# %% ../nbs/31_explain.ipynb #e9df04c3
+# %% ../nbs/31_explain.ipynb #20862b4d
 @dataclass
 class _Asked: # a query and a video, encoded, with padding cut off
     words: np.ndarray   # 2 t
@@ -144,7 +144,7 @@ def _ask(model, corpus, query, video, language, split, weight): # -> _Asked
     device, videos = next(model.parameters()).device, VideoSet(corpus, split)
     check(video in videos.index, f'there is no video {video!r}', f'{corpus.name}, {split}', 'choose one of the split')
     batch = videos.collate([videos.index[video]]).to(device)
-    q = model.encode_queries(*(x.to(device) for x in query_features(corpus, [query], language)), language)
+    q = moments.ask(model, corpus, [query], language)
     c, l = model.encode_clips(batch.video, batch.subtitles[language], batch.mask, language), int(batch.mask.sum())
     cosines = torch.cat([F.normalize(a, dim=-1) @ F.normalize(b[0], dim=-1).T for a, b in ((q.video, c.video), (q.sub, c.sub))]) # 2 l
     s = clip_streams(q, c, own=torch.zeros(1, dtype=torch.long, device=device))
@@ -152,7 +152,7 @@ def _ask(model, corpus, query, video, language, split, weight): # -> _Asked
     edges = model.edges(language)(weight * curves, batch.mask)
     return _Asked(q.words[0].T.cpu().numpy(), cosines[:, :l], curves[:, :l], torch.stack([edges.start, edges.end], 1)[:, :, :l])
 
-# %% ../nbs/31_explain.ipynb #10a7c35f
+# %% ../nbs/31_explain.ipynb #93e85c05
 def explain_moment(
     model, # `MXML` in evaluation mode
     corpus, # `MomentCorpus`
@@ -166,7 +166,7 @@ def explain_moment(
     rule=None, alpha:float=20., merge:str='mean', # as in the search; the corpus' own rule by default
 )->MomentView:
     "Which stream, words and clips brought a moment its score (C³ paper, Eqs. 12 to 17)."
-    rule, weight = rule or corpus.rule, choose(dict(mean=.5, sum=1.), merge, 'way to merge')
+    rule, weight = rule or corpus.rule, choose(WEIGHTS, merge, 'way to merge')
     a = _ask(model, corpus, query, video, language, split, weight)
     logits = a.logits.sum(0) # 2 l
     p, shift = logits.softmax(-1), -(rule.band[0] - rule.min_clips)
@@ -223,29 +223,23 @@ class MomentExplorer:
         return (q.video, *q.moment) if q and q.moment else None
     def warning(self, text:str, language:str): return _warning(self.corpus, text, language)
 
-# %% ../nbs/31_explain.ipynb #37f6c1ce
+# %% ../nbs/31_explain.ipynb #ec4c9552
 def _query_of(self, text, language): # -> (Query or text, model)
     model, text = choose(self.models, language, 'language'), ' '.join(str(text).split())
     check(text, 'the query is empty', f'query ({language})', 'type what happens or what is said')
     return self._known.get((language, text), text), model
 
-@torch.no_grad()
-def _encoded(self, query, model, language):
-    x, mask = query_features(self.corpus, [query], language)
-    device = next(model.parameters()).device
-    return model.encode_queries(x.to(device), mask.to(device), language)
-
 def _found(self, text, language, k): # DataFrame video, start, end, score
     query, model = _query_of(self, text, language)
     index = self._index(language)
-    r = index.search(_encoded(self, query, model, language), k=k, rule=self.corpus.rule, alpha=self._alpha, merge=self._merge, nms=self._nms)
+    r = index.search(moments.ask(model, self.corpus, [query], language), k=k, rule=self.corpus.rule, alpha=self._alpha, merge=self._merge, nms=self._nms)
     some = r.video[0] >= 0
     return pd.DataFrame(dict(video=[index.names[v] for v in r.video[0][some]], start=r.start[0][some], end=r.end[0][some], score=r.score[0][some]))
 
-# %% ../nbs/31_explain.ipynb #ac512bac
+# %% ../nbs/31_explain.ipynb #01f3ac9c
 def _explained(self, text, language, video, span): # -> MomentView
     query, model = _query_of(self, text, language)
-    q, others = _encoded(self, query, model, language), self._others(language)
+    q, others = moments.ask(model, self.corpus, [query], language), self._others(language)
     average = [float(video_scores(a, b, others.mask).mean()) for a, b in ((q.video, others.video), (q.sub, others.sub))]
     return explain_moment(model, self.corpus, query, video, language, self.split, span, average, self.lines(video, language), None, self._alpha, self._merge)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOMENTS', 'VARIANTS', 'ROWS', 'PRESETS', 'KNOBS', 'C3_TEST', 'C3_VAL', 'TVR', 'METRICS', 'MomentRow', 'MomentPreset',
-           'Trained', 'train', 'answer', 'judged_on', 'stream_recalls', 'weighted_recalls', 'MomentJob', 'MomentResult',
-           'run_job', 'job_fields', 'limits']
+           'Trained', 'train', 'ask', 'answer', 'judged_on', 'stream_recalls', 'weighted_recalls', 'MomentJob',
+           'MomentResult', 'run_job', 'job_fields', 'limits']
 
 # %% ../../nbs/29_retrieve.rows.ipynb #fb1f8a0a
 from dataclasses import dataclass, field, replace
@@ -127,7 +127,19 @@ def train(
         models |= {l: model for l in languages}
     return Trained(models, histories)
 
-# %% ../../nbs/29_retrieve.rows.ipynb #a251f4d6
+# %% ../../nbs/29_retrieve.rows.ipynb #3e049117
+@torch.no_grad()
+def ask(
+    model, # `MXML` in evaluation mode
+    corpus:MomentCorpus,
+    queries, # `Query`s, or texts that somebody has typed
+    language:str,
+)->Queries:
+    "What queries ask of each stream, encoded where the model is."
+    device = next(model.parameters()).device
+    return model.encode_queries(*(x.to(device) for x in query_features(corpus, queries, language)), language)
+
+# %% ../../nbs/29_retrieve.rows.ipynb #f2629a1e
 @torch.no_grad()
 def answer(
     model, # `MXML` in evaluation mode
@@ -138,11 +150,9 @@ def answer(
     **how, # rule, alpha, merge and whatever else `MomentIndex.search` takes
 )->dict: # video2idx, and a ranking for each task, as `retrieve.evaluate` reads them
     "Answer all queries of a split in one language."
-    videos, queries, device = VideoSet(corpus, split), corpus.splits[split], next(model.parameters()).device
-    index, found = MomentIndex.build(model, videos, language), []
-    for k in range(0, len(queries), 500):
-        x, mask = query_features(corpus, queries[k:k + 500], language)
-        found.append(model.encode_queries(x.to(device), mask.to(device), language))
+    videos, queries = VideoSet(corpus, split), corpus.splits[split]
+    index = MomentIndex.build(model, videos, language)
+    found = [ask(model, corpus, queries[k:k + 500], language) for k in range(0, len(queries), 500)]
     vectors = Queries(*(torch.cat([getattr(f, n) for f in found]) for n in ('video', 'sub', 'video_clip', 'sub_clip')))
     own = np.array([videos.index[q.video] for q in queries])
     return dict(video2idx=videos.index, **index.search(vectors, tuple(tasks), own=own, **{'rule': corpus.rule, **how}))
@@ -184,14 +194,15 @@ def _over_languages(found, languages): # the mean of what all have
     names = [n for n in found if f' {first} ' in n]
     return {n.replace(f' {first} ', ' '): float(np.mean([found[n.replace(f' {first} ', f' {l} ')] for l in languages])) for n in names}
 
-# %% ../../nbs/29_retrieve.rows.ipynb #0f80e107
+# %% ../../nbs/29_retrieve.rows.ipynb #dc72d71e
 @torch.no_grad()
 def _streams(models, corpus, split): # language -> scores of all queries and videos by stream, and each query's video
     videos, queries = VideoSet(corpus, split), corpus.splits[split]
     own, batch = torch.tensor([videos.index[q.video] for q in queries]), videos.collate(range(len(videos)))
     for language, model in models.items():
-        q = model.encode_queries(*query_features(corpus, queries, language), language)
-        yield language, retrieval_streams(q, model.encode_clips(batch.video, batch.subtitles[language], batch.mask, language)), own
+        q = ask(model, corpus, queries, language)
+        there = batch.to(q.video.device)
+        yield language, retrieval_streams(q, model.encode_clips(there.video, there.subtitles[language], there.mask, language)), own.to(q.video.device)
 
 def _first(scores, own): return 100 * float((scores.argmax(1) == own).float().mean()) # recall at 1 in percent
 

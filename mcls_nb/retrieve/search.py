@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ranking', 'rank_spans', 'temporal_nms', 'MomentIndex']
 
-# %% ../../nbs/25_retrieve.search.ipynb #5977ac12
+# %% ../../nbs/25_retrieve.search.ipynb #491fb83b
 import collections, functools, hashlib, importlib.util, json, os, shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from ..batching import length_mask
 from ..core import DataError, as_dict, atomic, check, choose, config_hash, progress, read_text
 from .data import SpanRule
+from .scoring import WEIGHTS
 
 # %% ../../nbs/25_retrieve.search.ipynb #ac508fdd
 @dataclass
@@ -285,8 +286,8 @@ def _approximate_videos(index, ask, k, probe=128):
     score, order = score.view_as(slots).topk(min(k, slots.shape[1]))
     return score, slots.gather(1, order)
 
-# %% ../../nbs/25_retrieve.search.ipynb #643fcd70
-_WEIGHTS, _TASKS, _VECTORS = dict(mean=.5, sum=1.), ('VCMR', 'SVMR', 'VR'), ('video', 'sub', 'video_clip', 'sub_clip')
+# %% ../../nbs/25_retrieve.search.ipynb #90b75601
+_TASKS, _VECTORS = ('VCMR', 'SVMR', 'VR'), ('video', 'sub', 'video_clip', 'sub_clip')
 _MANY = 10_000_000 # clips
 
 def _localise(index, p, slots, score, k, rule, alpha):
@@ -297,10 +298,10 @@ def _localise(index, p, slots, score, k, rule, alpha):
     video = np.where(none, -1, index.numbers[slots.gather(1, v.clamp(min=0)).numpy()])
     return video, np.where(none, np.nan, start), np.where(none, np.nan, end), score.numpy()
 
-# %% ../../nbs/25_retrieve.search.ipynb #7f4521dc
+# %% ../../nbs/25_retrieve.search.ipynb #6c764777
 def _answer(index, queries, tasks, k, own, max_videos, rule, alpha, merge, first):
     "Columns of each task's `Ranking` for one batch of queries."
-    weight, found, slots, score = _WEIGHTS[merge], {}, [], None
+    weight, found, slots, score = WEIGHTS[merge], {}, [], None
     if tasks != ('SVMR',):
         n = min(len(index), max(k * ('VR' in tasks), max_videos * ('VCMR' in tasks)))
         score, at = first(index, [F.normalize(x, dim=-1) for x in (queries.video, queries.sub)], n)
@@ -315,14 +316,14 @@ def _answer(index, queries, tasks, k, own, max_videos, rule, alpha, merge, first
     if 'SVMR' in tasks: found['SVMR'] = _localise(index, p[:, -1:], own[:, None], None, k, rule, alpha)
     return found
 
-# %% ../../nbs/25_retrieve.search.ipynb #90003571
+# %% ../../nbs/25_retrieve.search.ipynb #6bc29ff0
 def _check_question(index, queries, tasks, k, own, max_videos, alpha, merge):
     "Refuse what cannot be searched."
     for t in tasks: choose(dict.fromkeys(_TASKS), t, 'task')
     check(tasks, 'there is no task', 'parameter task', f'choose among {", ".join(_TASKS)}')
     check(len(queries), 'there are no queries', 'search', 'ask at least one')
     for name, n in dict(k=k, max_videos=max_videos).items(): check(n >= 1, f'{n} answers are none', f'parameter {name}', 'choose 1 or more')
-    d, top = index.parts[0].video.shape[1], abs(alpha) * 2 * choose(_WEIGHTS, merge, 'way to merge')
+    d, top = index.parts[0].video.shape[1], abs(alpha) * 2 * choose(WEIGHTS, merge, 'way to merge')
     check(top < 80, f'exp({alpha} x score) is too large for float32', 'parameter alpha', 'the default is 20, or 10 with merge="sum"')
     for f in _VECTORS:
         x = getattr(queries, f)
