@@ -23,7 +23,8 @@ ROOMS = {
     'retrieve.losses': 'retrieve.scoring', 'retrieve.c3': 'distill training retrieve.*', 'retrieve.search': 'retrieve.data retrieve.scoring',
     'retrieve.evaluate': 'retrieve.data', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
     'retrieve.rows': 'runs worlds training retrieve.*',
-    'experiments': '*', 'explain': 'experiments *', 'plots': 'core', 'widgets': 'plots'}
+    'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *', 'plots': 'core', 'widgets': 'plots',
+    'media': 'core', 'extractors': 'core text features media', 'own': 'media extractors *'}
 LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in ('core', 'features', 'plots') if m in MODULES] # must do without torch
 
 
