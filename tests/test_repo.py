@@ -18,7 +18,7 @@ ROOMS = {
     'distill': 'batching', 'training': 'core', 'worlds': 'core text features', 'runs': 'core',
     'summarize.data': 'text features batching', 'summarize.fusion': 'transformer', 'summarize.models': 'summarize.fusion',
     'summarize.decoding': 'text summarize.models', 'summarize.metrics': 'runs', 'summarize.stages': 'training distill summarize.*',
-    'summarize.rnn': 'attention summarize.fusion', 'summarize.rows': 'runs worlds training summarize.*',
+    'summarize.rnn': 'summarize.models', 'summarize.rows': 'runs worlds training summarize.*',
     'retrieve.data': 'text features batching worlds', 'retrieve.scoring': 'batching', 'retrieve.encoders': 'transformer retrieve.scoring',
     'retrieve.losses': 'retrieve.scoring', 'retrieve.c3': 'distill training retrieve.*', 'retrieve.search': 'retrieve.data retrieve.scoring',
     'retrieve.evaluate': 'retrieve.data', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
