@@ -78,7 +78,7 @@ class Cache:
         "Continue other sequences: beams that survived, samples that are not finished."
         if self.size: self.buffer = self.buffer[:, index, :, :self.size]
 
-# %% ../nbs/04_attention.ipynb #d51236bd
+# %% ../nbs/04_attention.ipynb #64a76c0f
 class MultiHeadAttention(nn.Module):
     "Multi-head attention with separate preparation of keys and values."
     def __init__(self,
@@ -86,11 +86,14 @@ class MultiHeadAttention(nn.Module):
         heads:int, # h, divides d
         dropout:float=0., # on the weights
         d_memory:int=None, # width of what is looked at; d by default
+        bias:bool=True, # of queries, keys and values
+        out_bias:bool=True, # of the output
+        scale:float=None, # scores are divided by it; the root of a head's width by default
     ):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.q, self.o = nn.Linear(d, d), nn.Linear(d, d)
-        self.k, self.v = (nn.Linear(d_memory or d, d) for _ in range(2))
+        self.heads, self.dropout, self.scale = heads, dropout, scale
+        self.q, self.o = nn.Linear(d, d, bias), nn.Linear(d, d, out_bias)
+        self.k, self.v = (nn.Linear(d_memory or d, d, bias) for _ in range(2))
 
     def memory(self,
         y, # b j d_memory
@@ -107,7 +110,7 @@ class MultiHeadAttention(nn.Module):
         "Ask; returns what was found and, on request, where."
         n = x.shape[0] // memory.k.shape[0]
         q = split_heads(fold(self.q(x), n), self.heads) # (b n) i d -> b (n i) d -> b h (n i) e
-        out, weights = attend(q, memory.k, memory.v, mask, dropout=self.dropout if self.training else 0., need_weights=need_weights)
+        out, weights = attend(q, memory.k, memory.v, mask, self.scale, self.dropout if self.training else 0., need_weights=need_weights)
         out = self.o(unfold(merge_heads(out), n)) # b h (n i) e -> b (n i) d -> (b n) i d
         return out, None if weights is None else unfold(weights.transpose(1, 2), n).transpose(1, 2) # b h (n i) j -> (b n) h i j
 

@@ -41,9 +41,9 @@ def equal_gradients(module, grads):
 
 def length_mask(lengths, size): return torch.arange(size) < lengths[:, None]
 
-def load_part(module, arrays, prefix, d=16):
+def load_part(module, arrays, prefix):
     "Give a part of the network the released parameters; returns them renamed like the module's own."
-    params = {k.removeprefix(prefix): v for k, v in convert_reference(arrays, d).items()}
+    params = {k.removeprefix(prefix): v for k, v in convert_reference(arrays).items()}
     module.load_state_dict(params)
     return params
 
@@ -91,7 +91,7 @@ def check_decoder_layer(z, dtype, fusion, prefix=''):
     out.pow(2).sum().backward()
     equal(x.grad.transpose(0, 1), z[f'{prefix}grad.in.x'])
     equal(text.grad.transpose(0, 1), z[f'{prefix}grad.in.encoder_out'])
-    grads = {k.removeprefix('writer.layers.0.'): v for k, v in convert_reference(rename(part(z, f'{prefix}grad.')), 16).items()}
+    grads = {k.removeprefix('writer.layers.0.'): v for k, v in convert_reference(rename(part(z, f'{prefix}grad.'))).items()}
     equal_gradients(layer, grads)
     return layer, video
 
@@ -118,7 +118,7 @@ def test_encoder_layer(dtype):
     equal(out.transpose(0, 1), z['enc.out.x'])
     out.pow(2).sum().backward()
     equal(x.grad.transpose(0, 1), z['enc.grad.in.x'])
-    grads = {k.removeprefix('reader.encoder.layers.0.'): v for k, v in convert_reference(rename(part(z, 'enc.grad.')), 16).items()}
+    grads = {k.removeprefix('reader.encoder.layers.0.'): v for k, v in convert_reference(rename(part(z, 'enc.grad.'))).items()}
     equal_gradients(layer, grads)
 
 
@@ -157,7 +157,7 @@ def test_gradients_as_released(name, dtype):
     z = load(name, dtype)
     model = from_reference(part(z, 'param.'), FULL[name])
     summary_loss(model, batch_of(z))[0].backward()
-    grads = convert_reference(part(z, 'grad.'), 16)
+    grads = convert_reference(part(z, 'grad.'))
     equal_gradients(model, {k: grads[k] for k, _ in model.named_parameters()}) # a shared table is listed once, under the reader
 
 @precise

@@ -14,7 +14,7 @@ pooled, warped = (pytest.mark.parametrize('name', [n for n in LAYERS if n[0] == 
 cases = pytest.mark.parametrize('case', 'ABC')
 
 
-def ours(arrays): return {k.removeprefix('reader.'): v for k, v in convert_reference(arrays, 16).items()}
+def ours(arrays): return {k.removeprefix('reader.'): v for k, v in convert_reference(arrays).items()}
 
 def reader(z, side, layers, words):
     "The released `source_encoder` (Portuguese student) or `target_encoder` (English teacher)."

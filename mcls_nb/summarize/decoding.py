@@ -5,15 +5,13 @@
 # %% auto #0
 __all__ = ['Hypothesis', 'beam_search', 'summarize', 'Looks', 'look']
 
-# %% ../../nbs/13_summarize.decoding.ipynb #3364d07a
+# %% ../../nbs/13_summarize.decoding.ipynb #f9c2d689
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ..attention import Cache
 from ..core import check, progress
-from .models import Outputs
 from ..text import EOS, PAD
 
 # %% ../../nbs/13_summarize.decoding.ipynb #de5cbe78
@@ -35,11 +33,11 @@ def _best_continuations(logits, scores, n, forbid): # logits (b k) V, scores b k
     best, at = total.topk(min(n, total.shape[1]), -1)
     return best, at // top.shape[1], words.view(b, -1).gather(1, at)
 
-# %% ../../nbs/13_summarize.decoding.ipynb #1d6a866c
+# %% ../../nbs/13_summarize.decoding.ipynb #523ab8d1
 @dataclass
 class _Search:
-    memory: object       # `Memory` of b videos
-    caches: list         # of (b k) sequences
+    memory: object       # of b videos, what `model.encode` made
+    caches: list         # of (b k) sequences, what `model.caches` gave
     at: torch.Tensor     # b, row in the original batch
     tokens: torch.Tensor # b k t, words so far
     scores: torch.Tensor # b k (t + 1), sums of log-probabilities after each word, beginning with 0
@@ -72,10 +70,10 @@ def _step(model, search, beam, t, max_len, min_len): # scores, beams, words (b n
         return ended.gather(1, order), order, torch.full_like(order, EOS)
     return _best_continuations(logits, search.scores[..., -1], 2 * beam, [PAD] + [EOS] * (t < min_len))
 
-# %% ../../nbs/13_summarize.decoding.ipynb #55f1cdbe
+# %% ../../nbs/13_summarize.decoding.ipynb #b9861448
 @torch.no_grad()
 def beam_search(
-    model, # `Summarizer` in evaluation mode
+    model, # `Summarizer` or another network with encode, caches and decode, in evaluation mode
     batch, # with src, src_mask, video, video_mask of b videos
     beam:int=6, # beginnings kept; 1 is greedy search
     max_len:int=200, # most words of a summary, the end of sentence not counted
@@ -86,7 +84,7 @@ def beam_search(
     check(beam >= 1 and max_len >= min_len >= 0, f'beam={beam}, min_len={min_len}, max_len={max_len} leave nothing to search', 'beam_search', 'need beam >= 1 and max_len >= min_len')
     memory = model.encode(batch.src, batch.src_mask, batch.video, batch.video_mask)
     b, device = len(memory), memory.text.device
-    search = _Search(memory, [Cache() for _ in model.writer.layers], torch.arange(b, device=device),
+    search = _Search(memory, model.caches(), torch.arange(b, device=device),
                      torch.empty(b, 1, 0, dtype=torch.long, device=device), torch.zeros(b, 1, 1, device=device))
     found = [[] for _ in range(b)]
     for t in range(max_len + 1):
@@ -101,9 +99,9 @@ def beam_search(
         if len(going) < len(search.at): search = search.keep(going)
     return [sorted(hyps, key=lambda h: -h.score)[:beam] for hyps in found]
 
-# %% ../../nbs/13_summarize.decoding.ipynb #705e6fc7
+# %% ../../nbs/13_summarize.decoding.ipynb #99683622
 def summarize(
-    model, # `Summarizer`
+    model, # as for `beam_search`
     data, # `summarize.data.SummaryData`: collate(indices), lengths n x k, target vocabulary
     batch_size:int=16, # videos at once
     what:str='summaries', # shown by the progress bar; '' for none
@@ -121,19 +119,20 @@ def summarize(
     model.train(training)
     return [best[i] for i in range(len(data))]
 
-# %% ../../nbs/13_summarize.decoding.ipynb #38f09570
+# %% ../../nbs/13_summarize.decoding.ipynb #0ac35510
 @dataclass(frozen=True)
 class Looks:
     "Where a summary's words and a transcript's words looked, as arrays without padding; None where the system has no such part."
     cross: np.ndarray # layers h t s: summary words at the transcript (at the video for a video-only system)
-    video: np.ndarray # cascaded layers t v: summary words at video rows
+    video: np.ndarray # fusing layers t v: summary words at video rows
     gate_attention: np.ndarray # s v: transcript words at video rows
     gate: np.ndarray # s d_video: what the forget gate let through
+    shares: np.ndarray = None # layers t 2: what summary words took from the transcript and from the video
 
-# %% ../../nbs/13_summarize.decoding.ipynb #6edf9d7c
+# %% ../../nbs/13_summarize.decoding.ipynb #3552be36
 @torch.no_grad()
 def look(
-    model, # `Summarizer`
+    model, # as for `beam_search`
     one, # a batch of a single video
     tokens, # ids of its summary, with or without the end of sentence
 )->Looks:
@@ -144,4 +143,4 @@ def look(
     array = lambda x: None if x is None else x[0].cpu().numpy()
     stack = lambda xs: np.stack([array(x) for x in xs]) if xs else None
     fused = out.fused
-    return Looks(stack(out.cross), stack(out.video), fused and array(fused.attention), fused and array(fused.gate))
+    return Looks(stack(out.cross), stack(out.video), fused and array(fused.attention), fused and array(fused.gate), stack(out.shares))
