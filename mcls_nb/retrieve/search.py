@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ranking', 'rank_spans', 'temporal_nms', 'MomentIndex']
 
-# %% ../../nbs/25_retrieve.search.ipynb #491fb83b
+# %% ../../nbs/25_retrieve.search.ipynb #7a3cb4c4
 import collections, functools, hashlib, importlib.util, json, os, shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from ..batching import length_mask
 from ..core import DataError, as_dict, atomic, check, choose, config_hash, progress, read_text
-from .data import SpanRule
+from .data import TASKS, SpanRule
 from .scoring import WEIGHTS
 
 # %% ../../nbs/25_retrieve.search.ipynb #ac508fdd
@@ -286,8 +286,8 @@ def _approximate_videos(index, ask, k, probe=128):
     score, order = score.view_as(slots).topk(min(k, slots.shape[1]))
     return score, slots.gather(1, order)
 
-# %% ../../nbs/25_retrieve.search.ipynb #90b75601
-_TASKS, _VECTORS = ('VCMR', 'SVMR', 'VR'), ('video', 'sub', 'video_clip', 'sub_clip')
+# %% ../../nbs/25_retrieve.search.ipynb #52eb9b2c
+_VECTORS = ('video', 'sub', 'video_clip', 'sub_clip')
 _MANY = 10_000_000 # clips
 
 def _localise(index, p, slots, score, k, rule, alpha):
@@ -316,11 +316,11 @@ def _answer(index, queries, tasks, k, own, max_videos, rule, alpha, merge, first
     if 'SVMR' in tasks: found['SVMR'] = _localise(index, p[:, -1:], own[:, None], None, k, rule, alpha)
     return found
 
-# %% ../../nbs/25_retrieve.search.ipynb #6bc29ff0
+# %% ../../nbs/25_retrieve.search.ipynb #23eedfa1
 def _check_question(index, queries, tasks, k, own, max_videos, alpha, merge):
     "Refuse what cannot be searched."
-    for t in tasks: choose(dict.fromkeys(_TASKS), t, 'task')
-    check(tasks, 'there is no task', 'parameter task', f'choose among {", ".join(_TASKS)}')
+    for t in tasks: choose(dict.fromkeys(TASKS), t, 'task')
+    check(tasks, 'there is no task', 'parameter task', f'choose among {", ".join(TASKS)}')
     check(len(queries), 'there are no queries', 'search', 'ask at least one')
     for name, n in dict(k=k, max_videos=max_videos).items(): check(n >= 1, f'{n} answers are none', f'parameter {name}', 'choose 1 or more')
     d, top = index.parts[0].video.shape[1], abs(alpha) * 2 * choose(WEIGHTS, merge, 'way to merge')

@@ -1,0 +1,259 @@
+"""The baselines of the C³ paper: parity with arrays made by the released code on small random weights (tests/fixtures/baselines), windows on the
+real validation moments, and what the notebooks do not show."""
+import os, signal, subprocess, sys, time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+import torch
+
+from mcls_nb.core import DataError
+from mcls_nb.retrieve.baselines import MEE, ExCL, ExCLConfig, MEEConfig, max_margin
+from mcls_nb.retrieve.data import SpanRule, read_annotations, read_durations
+from mcls_nb.retrieve.losses import localisation_loss
+from mcls_nb.retrieve.proposals import EmbedderConfig, MomentEmbedder, WindowIndex, _clips_of, _means, _ranked_videos, _ranking, contrast, proposal_recall, rank_windows, window_distances, window_rows, windows
+from mcls_nb.retrieve.rows import MomentJob
+from mcls_nb.retrieve.search import rank_spans
+
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURES = ROOT/'tests'/'fixtures'/'baselines'
+PARTS = {MEE: {'query_pooling.clusters2': 'pool.centres', 'query_pooling.clusters': 'pool.assign', 'query_pooling.batch_norm': 'pool.norm', 'video_query_gu': 'video_query',
+               'sub_query_gu': 'sub_query', 'video_gu': 'video', 'sub_gu': 'sub', 'cg.fc': 'gate', 'cg.batch_norm': 'norm', '.fc.': '.linear.', 'moe_fc': 'weigh'},
+         MomentEmbedder: {'query_lstm.rnn': 'words', 'query_linear': 'query', 'video_moment_mlp': 'video', 'sub_moment_mlp': 'sub'},
+         ExCL: {'query_encoder.rnn': 'words', 'video_encoder2.rnn': 'video.second', 'video_encoder.rnn': 'video.first', 'sub_encoder2.rnn': 'sub.second',
+                'sub_encoder.rnn': 'sub.first', '_st_predictor': '.start', '_ed_predictor': '.end'}}
+
+def load(name):
+    with np.load(FIXTURES/f'{name}.npz', allow_pickle=False) as z: return {k: torch.from_numpy(z[k]) for k in z.files if z[k].dtype.kind in 'fib'}
+
+def weights(model, arrays):
+    "The released weights, under our names."
+    renamed = {}
+    for name, x in arrays.items():
+        if not name.startswith('sd.'): continue
+        name = name[3:]
+        for theirs, ours in PARTS[type(model)].items(): name = name.replace(theirs, ours)
+        renamed[name] = x[0] if name == 'pool.centres' else x
+    missing, unexpected = model.load_state_dict(renamed, strict=False)
+    assert not unexpected and (not missing or isinstance(model, MEE)), (missing, unexpected)
+    return model.eval()
+
+def close(ours, theirs, tolerance=1e-5):
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() < tolerance, f'off by {(ours - theirs).abs().max():.1e}'
+
+
+# --- windows
+
+def test_windows_are_those_of_the_released_code():
+    x = load('proposals')
+    for i, duration in enumerate(x['in.durations'].tolist()):
+        found, capped = windows(duration), windows(duration, cap=90)
+        close(torch.from_numpy(found).float(), x[f'out.windows_{i}'])
+        close(torch.from_numpy(capped[:, 1] - capped[:, 0]).float(), x[f'out.kept90_sorted_len_{i}'])
+
+def test_what_windows_allow_on_the_real_moments(shared_data):
+    queries = read_annotations(shared_data/'mtvr'/'tvr_zh_en_val_release.jsonl')
+    durations = {v: d for v, (d, _) in read_durations(shared_data/'mtvr'/'tvr_video2dur_idx.json', 'val').items()}
+    for cap, due, tolerance in ((None, [.869, .614], .0005), (90, [.839, .570], .0015)): # ties at the cap are arbitrary in the released code
+        np.testing.assert_allclose(list(proposal_recall(queries, durations, cap=cap).values()), due, atol=tolerance)
+
+
+# --- MCN and CAL
+
+@pytest.fixture(params=['mcn', 'cal'])
+def embedder(request):
+    x = load(request.param)
+    cfg = EmbedderConfig(d_video=4, d_text=3, d=5, d_words=8, d_inside=7, pool=request.param == 'mcn', ends=True)
+    with torch.no_grad():
+        model = MomentEmbedder(cfg)
+        model.words = torch.nn.LSTM(6, 8, batch_first=True) # words are wider than subtitles there
+        yield weights(model, x), x
+
+def raw(x): # both streams padded, mask
+    lengths = [len(x[f'in.raw_video_{i}']) for i in range(3)]
+    pad = lambda name: torch.nn.utils.rnn.pad_sequence([x[f'in.raw_{name}_{i}'] for i in range(3)], batch_first=True)
+    return (pad('video'), pad('sub')), torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+def spans(seconds, own, mask, durations): # st, ed, ends
+    st, ed = _clips_of(seconds, 1.5, mask.sum(1)[own].numpy())
+    return torch.from_numpy(st), torch.from_numpy(ed), (torch.as_tensor(seconds) / durations[own][:, None]).float()
+
+def test_rows_and_points_of_windows(embedder):
+    model, x = embedder
+    streams, mask = raw(x)
+    own = torch.arange(3)
+    at = spans(x['in.pos_moments'], own, mask, x['in.durations'])
+    query = model.encode_queries(x['in.query_feat'], x['in.query_mask'].bool())
+    close(query, x['out.query_embed'])
+    for rows, unit, name in zip(streams, (False, True), ('video', 'sub')):
+        found, inside = window_rows(rows, mask, own, *at[:2], model.cfg.pool, unit, at[2])
+        assert torch.equal(inside, x[f'in.pos_moment_{name}_mask'].bool())
+        close(found[inside], x[f'in.pos_moment_{name}_feat'][inside])
+    points = model.encode_windows(streams, mask, own, *at)
+    for (g, inside), name in zip(points, ('video', 'sub')): close(g[inside], x[f'out.pos_{name}_embed'][inside])
+    close(window_distances(query, points), x['out.pos_dist'])
+
+def test_losses_of_distances(embedder):
+    model, x = embedder
+    streams, mask = raw(x)
+    far = lambda seconds, own: window_distances(x['out.query_embed'], model.encode_windows(streams, mask, own, *spans(seconds, own, mask, x['in.durations'])))
+    right, intra, inter = (far(x[f'in.{n}_moments'], own) for n, own in (('pos', torch.arange(3)), ('intra', torch.arange(3)), ('inter', x['in.inter_video'])))
+    close(intra, x['out.intra_neg_dist'])
+    close(inter, x['out.inter_neg_dist'])
+    close(contrast(right, intra, inter), x['out.loss_hinge_w0.4'])
+    close(contrast(right, intra, inter, replace(model.cfg, inter_weight=0.)), x['out.loss_hinge_w0'])
+    close(contrast(right, intra, None, replace(model.cfg, kind='lse')), x['out.loss_lse_w0'])
+
+def index_of(model, x): # of all three videos, windows in the order of the fixture
+    streams, mask = raw(x)
+    seconds = [x[f'in.proposals_{i}'].double() for i in range(3)]
+    own = torch.repeat_interleave(torch.arange(3), torch.tensor([len(s) for s in seconds]))
+    seconds = torch.cat(seconds)
+    return WindowIndex(['a', 'b', 'c'], own, *seconds.numpy().T, *_means(model, streams, mask, own, *spans(seconds, own, mask, x['in.durations'].double())))
+
+def test_all_distances_at_once(embedder):
+    model, x = embedder
+    distance = index_of(model, x).distances(x['out.query_embed'])
+    close(distance, torch.cat([x[f'out.cdist_{i}'] for i in range(3)], 1))
+
+def official(x, ranking): return np.stack([x['in.video2idx'].numpy()[ranking.video], ranking.start, ranking.end, -ranking.score], -1)
+
+def test_ranking_of_windows(embedder):
+    model, x = embedder
+    index = index_of(model, x)
+    distance, external = index.distances(x['out.query_embed']), x['in.external_top_videos']
+    position = torch.tensor([x['in.video2idx'].tolist().index(v) for v in external.flatten().tolist()]).view_as(external)
+    for among, name in ((None, 'vcmr_pred'), (position, 'vcmr_pred_external')):
+        found, due = official(x, _ranking(index, *rank_windows(distance, index.video, 30, among))), x[f'out.{name}'].numpy()
+        there = due[..., 3] < 1e9 # the rest of the released list is padding
+        np.testing.assert_allclose(found[there], due[there], atol=1e-5)
+        assert np.isnan(found[~there][:, 3]).all()
+    np.testing.assert_array_equal(official(x, _ranking(index, *rank_windows(distance, index.video, 30)))[..., 0], x['out.vr_pred'][..., 0]) # as released: a video many times
+    once = _ranked_videos(index, distance, 30) # corrected: once, in the order of its first place there
+    for ours, theirs in zip(x['in.video2idx'].numpy()[once.video], x['out.vr_pred'][..., 0].tolist()):
+        first = list(dict.fromkeys(int(v) for v in theirs))
+        assert ours.tolist()[:len(first)] == first
+
+
+# --- MEE
+
+@pytest.mark.parametrize('name', ['mee_video', 'mee_sub', 'mee_video_sub'])
+def test_mee(name):
+    x = load(name)
+    model, mask = weights(MEE(MEEConfig(d_video=8, d_text=6, d=5, mask_padding=False)), x), x['in.query_mask'].bool()
+    with torch.no_grad():
+        pooled = model.pool(x['in.query_feat'], mask)
+        close(pooled, x['out.pooled_query'])
+        close(model.pool(x['in.query_feat'][1:2, :3], mask[1:2, :3]), x['out.pooled_query1_unpadded'])
+        model.pool.mask_padding = True # then padding does not matter
+        close(model.pool(x['in.query_feat'], mask)[1:2], x['out.pooled_query1_unpadded'])
+        model.pool.mask_padding = False
+        streams = [s for s in ('video', 'sub') if f'out.encoded_{s}' in x]
+        for s in streams:
+            close(getattr(model, s)(x[f'in.{s}_feat']), x[f'out.encoded_{s}'])
+            close(getattr(model, f'{s}_query')(pooled), x[f'out.{s}_query'])
+            close(x[f'out.{s}_query'] @ x[f'out.encoded_{s}'].T, x[f'out.{s}_scores'])
+        close(max_margin(x['out.scores'], torch.arange(4), .2, exclude_same_video=False), x['out.loss'])
+        if len(streams) < 2: return
+        close(model.weigh(pooled), x['out.stream_weights'])
+        queries, videos = model.encode_queries(x['in.query_feat'], mask), model.encode_videos(x['in.video_feat'], x['in.sub_feat'])
+        close(model.scores(queries, videos), x['out.scores'])
+        close(model.scores(queries, [v[:3] for v in videos]), x['out.scores_4x3'])
+
+
+# --- ExCL
+
+@pytest.fixture
+def excl():
+    x = load('excl')
+    model = ExCL(ExCLConfig(d_video=10, d_text=6, d=8, dropout=.5))
+    model.words = torch.nn.LSTM(5, 4, batch_first=True, bidirectional=True) # words are narrower than subtitles there
+    weights(model, x)
+    with torch.no_grad(): yield model, x, model.encode_queries(x['in.query_feat'], x['in.query_mask'].bool()), x['in.video_mask'].bool()
+
+def test_excl_edges_and_loss(excl):
+    model, x, query, mask = excl
+    close(query, x['out.encoded_query'])
+    clips = model.encode_clips(x['in.video_feat'], x['in.sub_feat'], mask)
+    for stream, h, name in ((model.video, clips[0], 'video'), (model.sub, clips[1], 'sub')):
+        logits = stream(h, query, mask)
+        for i, edge in enumerate(('st', 'ed')): close(logits[..., i][mask], x[f'out.{name}_{edge}'][mask])
+    edges = model.edges(query, clips, mask)
+    for ours, edge in ((edges.start, 'st'), (edges.end, 'ed')):
+        close(ours[mask], x[f'out.{edge}_logits'][mask])
+        close(ours.softmax(-1), x[f'out.{edge}_prob'])
+    close(localisation_loss(edges, x['in.st_ed_indices']), x['out.loss'])
+
+RELEASED = SpanRule(end_rule='released', min_clips=3, max_clips=5) # 2 <= ed - st < 5
+
+def test_excl_spans_of_a_video(excl):
+    model, x, query, mask = excl
+    score, v, st, ed = rank_spans(x['out.st_prob'][:, None], x['out.ed_prob'][:, None], None, 20, RELEASED)
+    gap = torch.arange(6) - torch.arange(6)[:, None]
+    assert torch.equal((gap >= RELEASED.band[0]) & (gap <= RELEASED.band[1]), x['out.min_max_mask_6_2_5'].bool())
+    for i in range(3):
+        found = np.stack([v[i], *RELEASED.seconds(st[i].numpy(), ed[i].numpy()), score[i]], 1)[v[i].numpy() >= 0]
+        np.testing.assert_allclose(found, x[f'out.svmr_pred_{i}'].numpy(), atol=1e-5)
+
+def test_excl_spans_of_the_best_videos_are_clips_in_the_released_code(excl):
+    model, x, query, mask = excl
+    position = [x['in.video2idx_abc'].tolist().index(int(v)) for v in x['in.external_video_idx_score'][:, 0]]
+    edges = model.edges(query[:1].expand(3, -1), [h[position] for h in model.encode_clips(x['in.video_feat'], x['in.sub_feat'], mask)], mask[position])
+    score, v, st, ed = rank_spans(edges.start.softmax(-1)[None], edges.end.softmax(-1)[None], x['in.external_video_idx_score'][None, :, 1], 13, RELEASED)
+    due = x['out.vcmr_pred_clip_units_f64'].numpy()
+    found = np.stack([x['in.external_video_idx_score'][v[0], 0], st[0], ed[0]], 1) # clips where seconds are due
+    np.testing.assert_array_equal(found, due[:, :3])
+    np.testing.assert_allclose(score[0], due[:, 3], rtol=1e-5)
+
+
+# --- runs
+
+def test_what_a_baseline_cannot_show_is_said(tmp_path):
+    from mcls_nb.explain import open_moments
+    with pytest.raises(DataError, match='MCN has no curve of clips to show'): open_moments(['MCN'], 'tiny', out=tmp_path, smoke=True)
+    assert not list(tmp_path.iterdir()) # before anything is trained
+
+CODE = 'import sys; from mcls_nb.retrieve.rows import MomentJob; from mcls_nb.runs import run; run(MomentJob("MEE+ExCL", "tiny", 3), sys.argv[1])'
+
+@pytest.mark.slow
+def test_killed_and_started_again(tmp_path):
+    "SIGKILL in the training of each network; then bit for bit what an undisturbed run in another process gives."
+    command = lambda name: [sys.executable, '-c', CODE, tmp_path/name]
+    subprocess.run(command('a'), check=True, capture_output=True)
+    for models in (1, 2, 4): # the blow falls when so many have begun to write
+        p = subprocess.Popen(command('b'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while p.poll() is None and len(list((tmp_path/'b').glob('models/*/history.csv'))) < models: time.sleep(.01)
+        if p.poll() is None: os.kill(p.pid, signal.SIGKILL)
+        p.wait()
+    subprocess.run(command('b'), check=True, capture_output=True)
+    for file in ('rows.csv', 'hits.csv'):
+        a, b = (next((tmp_path/name).glob(f'*/{file}')) for name in 'ab')
+        assert a.read_bytes() == b.read_bytes()
+
+def table(tmp_path, **parameters):
+    given = dict(out=str(tmp_path/'runs'), cache=str(ROOT/'results'), jobs=1)
+    papermill.execute_notebook(ROOT/'nbs'/'run_table_mvcmr.ipynb', tmp_path/'table.ipynb', given | parameters, kernel_name='python3', progress_bar=False)
+    return [pd.read_csv(tmp_path/'runs'/f'table-mvcmr-{parameters.get("preset", "small")}{part}.csv') for part in ('', '-table', '-verdicts')]
+
+@pytest.mark.slow
+def test_tables_from_what_is_committed(tmp_path):
+    rows, lines, verdicts = table(tmp_path, tables='3, 4, 5, 6, 7')
+    assert [p.suffix for p in (tmp_path/'runs').iterdir() if p.is_dir()] == [] # nothing was trained
+    assert lines.seeds.min() >= 3 and lines[['value', 'floor', 'ceiling']].notna().all(axis=None) and (lines.value <= lines.ceiling).all()
+    assert set(lines.table) == set(verdicts.table) == {3, 4, 5, 6, 7} and 'not run' not in set(verdicts.verdict)
+
+@pytest.mark.slow
+def test_tables_from_nothing(tmp_path):
+    rows, lines, verdicts = table(tmp_path, preset='tiny', smoke=True, seeds=1, cache='')
+    assert set(lines.table) == {1, 2, 3, 4, 5, 6, 7} and {'MCN', 'CAL', 'MEE+MCN', 'MEE+CAL', 'MEE+ExCL', 'XML', 'mXML', 'C3', 'C3 w/o vr', 'IC2'} <= set(lines.row)
+    assert lines.seeds.eq(1).all() and lines.paper.notna().all() and set(verdicts.verdict) == {'undecided'} # one seed decides nothing
+    assert len(list((tmp_path/'runs'/'models').glob('m*/last.safetensors'))) == 4 # MEE and MCN in two languages, once for all rows
+
+def test_hashes_of_finished_runs_stay():
+    "Rows that are committed in results/ must be found again."
+    rows = pd.read_csv(ROOT/'results'/'c3-small.csv', dtype=dict(config_hash=str))
+    for row, seed, about in rows[['row', 'seed', 'config_hash']].drop_duplicates().itertuples(index=False): assert MomentJob(row, seed=seed).about == about
