@@ -62,11 +62,11 @@ def write_rows(
     "Say that a run is finished."
     with atomic(Path(folder)/'rows.csv') as p: rows.to_csv(p, index=False)
 
-# %% ../nbs/09_runs.ipynb #37ad4e88
+# %% ../nbs/09_runs.ipynb #ae8e5d1b
 _TURN = threading.RLock() # threads of one process share torch's generator: two runs in threads would draw from each other's stream
 
 def _read_rows(path): # a finished run's rows, checked
-    try: frame = pd.read_csv(path)
+    try: frame = pd.read_csv(path, dtype=dict(config_hash=str))
     except ValueError: frame = pd.DataFrame() # of whatever else the file is
     check(list(frame.columns) == list(TIDY), f'has the columns {", ".join(frame.columns)}', path, f'a file of results has {", ".join(TIDY)}; delete it to run again')
     return frame

@@ -12,7 +12,9 @@ from mcls_nb.core import DataError, set_seed, stream_seed
 from mcls_nb.summarize import stages
 from mcls_nb.summarize.data import world_corpus
 from mcls_nb.summarize.models import Summarizer, SummarizerConfig
-from mcls_nb.summarize.stages import RECIPES, RELEASED, Distil, PairData, Plan, Train, Transplant, distil, distil_loss, follow, replace_stage, teach, transplant
+from mcls_nb.summarize.rnn import RNNConfig
+from mcls_nb.summarize.stages import (RECIPES, RELEASED, Distil, Mix, PairData, Plan, Train, Translate, Transplant, distil, distil_loss, follow, in_language, replace_stage, teach,
+                                      train_translator, translated, transplant)
 from mcls_nb.text import Vocab
 from mcls_nb.training import FitConfig
 from mcls_nb.worlds import How2World, How2WorldConfig
@@ -21,7 +23,7 @@ WORLD = How2WorldConfig(topics=3, actions=3, objects=3, tools=2, adjectives=3, p
 ONCE = FitConfig(epochs=1, batch_size=8, lr=1e-3, use='last')
 TWICE = replace(ONCE, epochs=2, checkpoint_every=1)
 CORPUS = world_corpus(How2World(WORLD))
-PLAN = Plan(CORPUS, SummarizerConfig(d=16, heads=2, ffn=16, encoder_layers=2, decoder_layers=1), ONCE, ONCE, ONCE)
+PLAN = Plan(CORPUS, SummarizerConfig(d=16, heads=2, ffn=16, encoder_layers=2, decoder_layers=1), ONCE, ONCE, ONCE, mix=ONCE, translation=ONCE)
 
 WAYS = dict(RECIPES)
 WAYS |= {f'TS-E{k}': replace_stage(RECIPES['TS-E'], layers=k) for k in (0, 1, 2)}
@@ -30,7 +32,8 @@ WAYS |= {f'{name} {word}': replace_stage(RECIPES[name], **change) for name in ('
 WAYS |= {'TS-E warp normed': replace_stage(RECIPES['TS-E'], align='warp', normed=True), 'TS-E1 normed': replace_stage(RECIPES['TS-E'], layers=1, normed=True)}
 WAYS |= {'TS-E released': replace_stage(RECIPES['TS-E'], RELEASED), 'TS-V released': replace_stage(RECIPES['TS-V'], replace(RELEASED, layers=0))}
 DISTILLED = [name for name, way in WAYS.items() if any(isinstance(s, Distil) for s in way)]
-TAUGHT = [name for name in WAYS if name not in ('direct', 'teacher')]
+TAUGHT = [name for name, way in WAYS.items() if any(isinstance(s, Transplant) for s in way)]
+LAST = {name: 'stage 3' if name in TAUGHT or name == 'T+P+F' else {'teacher': 'stage 1', 'M': 'mixed'}.get(name, 'direct') for name in RECIPES} # notes of the last training
 
 # Beginnings of names that do not come from the teacher, spelled out.
 EMBED, LAYERS, NORM = 'reader.embed.', 'reader.encoder.layers.', 'reader.encoder.norm.'
@@ -129,13 +132,14 @@ def test_what_the_student_learns(name):
 @pytest.mark.parametrize('reads', ['both', 'text'])
 def test_what_the_last_stage_trains(name, reads):
     done, seen = followed(name, reads)
-    last = seen[{'direct': 'direct', 'teacher': 'stage 1'}.get(name, 'stage 3')]
+    last = seen[LAST[name]]
     assert last.model is done.model and not done.model.training
     frozen = last.before.keys() - changed(last.before, last.after)
     assert all(n.endswith('.k.bias') for n in frozen), frozen
     assert all(p.requires_grad for p in done.model.parameters())
-    stages_told = {'direct': ['train'], 'teacher': []}.get(name, ['distil', 'train'] if name in DISTILLED else ['train'])
-    assert list(done.histories) == stages_told and done.language == ('en' if name == 'teacher' else 'pt')
+    stages_told = {'teacher': [], 'T+P+F': ['pretrain', 'train']}.get(name, ['distil', 'train'] if name in DISTILLED else ['train'])
+    assert list(done.histories) == stages_told and done.language == ('en' if name in ('teacher', 'Pipe', 'monolingual') else 'pt')
+    assert done.split == ('pretrain' if name == 'teacher' else 'train')
 
 
 @pytest.mark.parametrize('stage', [Distil(), Distil(1), Distil(normed=True), Distil(scale='released')])
@@ -201,7 +205,8 @@ def test_a_teacher_that_does_not_fit(how, cfg, says):
     assert '\n' not in str(e.value)
 
 
-@pytest.mark.parametrize('recipe', [(), (Train('train', 'en'),), (Train('pretrain', 'pt'), Transplant(), Train()), (Train(), Train('pretrain', 'en')), (Distil(), Transplant(), Train()),
+@pytest.mark.parametrize('recipe', [(), (Train('val'),), (Train('pretrain', 'pt'), Transplant(), Train()), (Translate(),), (Mix(), Train()), (Train('train', 'en'), Train()),
+    (Train('train', 'en'), Translate('test', 'pt', 'en'), Train()), (Train('pretrain', 'pt'), Train()), (Translate('pretrain', 'en', 'zh'), Train('pretrain', 'zh'), Train()), (Mix((Train('pretrain', 'zh'), Train())),), (Train(), Train('pretrain', 'en')), (Distil(), Transplant(), Train()),
     (Train('pretrain', 'en'), Transplant(), Distil(), Train()), (Train('pretrain', 'en'), Transplant()), (Train(), Train())])
 def test_impossible_recipes(recipe):
     with pytest.raises(DataError) as e: follow(recipe, PLAN)
@@ -246,16 +251,18 @@ def test_records_that_do_not_pair_up(longer):
 
 # --- one-sided systems ---
 
-@pytest.mark.parametrize('name', [n for n in RECIPES if n not in DISTILLED])
+READS = [name for name, way in RECIPES.items() if any(isinstance(s, (Distil, Translate)) for s in way)]
+
+@pytest.mark.parametrize('name', [n for n in RECIPES if n not in READS])
 def test_video_only_goes_through_what_has_no_distillation(name):
     done = follow(WAYS[name], reading('video'))
     assert not any('embed' in n for n in done.origins if n.startswith('reader'))
     if name in TAUGHT: assert {done.origins['reader.places.weight'], done.origins['reader.project.weight']} == {'teacher'}
 
 
-@pytest.mark.parametrize('name', ['TS-E', 'TS-V', 'TS-E warp'])
-def test_video_only_has_no_text_to_distil(name):
-    with pytest.raises(DataError): follow(WAYS[name], reading('video'))
+@pytest.mark.parametrize('name', [*READS, 'TS-E warp'])
+def test_video_only_has_no_text_to_distil_or_translate(name):
+    with pytest.raises(DataError, match='no text to distil or translate'): follow(WAYS[name], reading('video'))
 
 
 def test_text_only_never_touches_the_video():
@@ -268,7 +275,7 @@ def test_text_only_never_touches_the_video():
 
 # --- the same again ---
 
-@pytest.mark.parametrize('name', ['direct', 'P+F', 'TS-E', 'TS-V released'])
+@pytest.mark.parametrize('name', ['direct', 'P+F', 'TS-E', 'TS-V released', 'M', 'T+P+F', 'Pipe'])
 def test_same_seed_same_weights(name, tmp_path):
     first, _ = followed(name)
     torch.manual_seed(99)
@@ -279,10 +286,12 @@ def test_same_seed_same_weights(name, tmp_path):
     assert not same(state(first.model), state(follow(WAYS[name], replace(PLAN, seed=1)).model))
 
 
-@pytest.mark.parametrize('stage', ['stage 1', 'distil', 'stage 3'])
-@pytest.mark.parametrize('name', ['TS-E', 'TS-V released'])
+PLACES = [(name, stage) for name in ('TS-E', 'TS-V released') for stage in ('stage 1', 'distil', 'stage 3')]
+PLACES += [('M', 'mixed'), ('T+P+F', 'translator'), ('T+P+F', 'stage 1'), ('T+P+F', 'stage 3'), ('Pipe', 'direct'), ('Pipe', 'translator')]
+
+@pytest.mark.parametrize('name,stage', PLACES)
 def test_interrupted_is_uninterrupted(name, stage, tmp_path, monkeypatch):
-    plan = replace(PLAN, train=TWICE, pretrain=TWICE, distil=TWICE)
+    plan = replace(PLAN, train=TWICE, pretrain=TWICE, distil=TWICE, mix=TWICE, translation=TWICE)
     straight, update, made = follow(WAYS[name], plan), training._update, []
     def fragile(run, batch):
         if run.about['note'].startswith(stage):
@@ -293,8 +302,11 @@ def test_interrupted_is_uninterrupted(name, stage, tmp_path, monkeypatch):
     go = lambda: follow(WAYS[name], plan, tmp_path/'run', tmp_path/'teachers')
     with pytest.raises(KeyboardInterrupt): go()
     assert same(state(straight.model), state(go().model))
-    assert made == [0, 1, 2, 3, *range(3, 8 if stage == 'stage 1' else 4)] # nothing was made twice but the update that failed
-    assert same(state(straight.model), state(go().model)) and len(made) == (9 if stage == 'stage 1' else 5)
+    updates = {'stage 1': 8, 'mixed': 12}.get(stage, 4)
+    assert made == [0, 1, 2, 3, *range(3, updates)] # nothing was made twice but the update that failed
+    again = go()
+    assert same(state(straight.model), state(again.model)) and len(made) == updates + 1
+    assert again.corpus.splits == straight.corpus.splits and again.scores == straight.scores # translations, too
 
 
 # --- teachers ---
@@ -318,3 +330,115 @@ def test_another_teacher(change, tmp_path):
     mine, theirs = (teach(p, tmp_path)[0] for p in (PLAN, other))
     assert len(teachers(tmp_path)) == 2
     assert same(state(theirs), state(teach(other)[0]))
+
+
+# --- mixed training ---
+
+def test_mixed_training_sees_both_languages():
+    done, seen = followed('M')
+    data, parts = seen['mixed'].data, [(CORPUS.splits[split], language) for split, language in (('pretrain', 'en'), ('train', 'pt'))]
+    assert data.records == [r for records, _ in parts for r in records]
+    said = [r.transcripts[language] for records, language in parts for r in records]
+    assert [done.vocabs[0].decode(s) for s in data.src] == said
+    assert {w for text in said for w in text.split()} <= {*done.vocabs[0].tokens} == {*CORPUS.vocab('en', 'pretrain').tokens, *CORPUS.vocab('pt', 'train').tokens}
+    languages = [{data.languages[i] for i in batch} for batch in data.batches(0)]
+    assert {'en', 'pt'} in languages # they meet within batches
+    assert len(data.lengths) == len(data) == 48 and seen['mixed'].cfg == ONCE
+
+
+def test_samples_of_mixed_training():
+    done, seen = followed('M', samples=5)
+    assert seen['mixed'].data.records == CORPUS.splits['pretrain'] + CORPUS.splits['train'][:5]
+
+
+def test_shared_words_are_a_joint_vocabulary():
+    "P+F: what is transplanted computes what a network with a table of all words of both languages would after stage 1."
+    done, seen = followed('P+F')
+    teacher, begun, english = seen['stage 1'].after, seen['stage 3'].before, CORPUS.vocab('en', 'pretrain')
+    source = done.vocabs[0]
+    joint = stages._joint([english, source])
+    with torch.no_grad():
+        one, two = Summarizer(done.model.cfg).eval(), Summarizer(replace(done.model.cfg, source_words=len(joint))).eval()
+        one.load_state_dict(begun)
+        table = {'reader.embed.words.weight': torch.zeros(len(joint), 16)}
+        two.load_state_dict({n: t for n, t in {**teacher, **table}.items() if n in two.state_dict()})
+        words = two.reader.embed.words.weight
+        words[:len(english)] = teacher['reader.embed.words.weight'] # pre-training has moved these
+        for w in source.tokens: # and has never met the others
+            if w not in english: words[joint.ids[w]] = begun['reader.embed.words.weight'][source.ids[w]]
+        mine, theirs = (stages._data(PLAN, 'train', 'pt', (v, english), ONCE).collate([3, 0, 7]) for v in (source, joint))
+        assert torch.equal(one(mine).logits, two(theirs).logits)
+
+
+# --- translation ---
+
+def shout(texts): return [' '.join(reversed(t.split())) for t in texts]
+
+def test_any_translator_will_do():
+    asked = []
+    def translate(texts): asked.append(texts); return shout(texts)
+    plan = replace(PLAN, translator=translate)
+    seen, fit = {}, stages.fit
+    def spy(model, data, *args): seen[args[-1]] = data; return fit(model, data, *args)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(stages, 'fit', spy)
+        done = follow(RECIPES['T+P+F'], plan)
+    assert asked[0] == [r.transcripts['en'] for r in CORPUS.splits['pretrain']] and asked[1] == [r.transcripts['en'] for r in CORPUS.splits['test']]
+    assert [r.transcripts['pt'] for r in seen['stage 1'].records] == shout(asked[0]) and set(seen) == {'stage 1', 'stage 3'}
+    assert done.vocabs[1].tokens == CORPUS.vocab('en', 'pretrain').tokens and 'pt' not in CORPUS.splits['pretrain'][0].transcripts # the corpus is as it was
+    perfect = dict(zip((r.transcripts['pt'] for r in CORPUS.splits['test']), (r.transcripts['en'] for r in CORPUS.splits['test'])))
+    told = [follow(RECIPES[name], replace(PLAN, translator=lambda texts: [perfect[t] for t in texts])) for name in ('Pipe', 'monolingual')]
+    assert same(*(state(d.model) for d in told)) and told[0].corpus.splits == told[1].corpus.splits
+    assert told[0].scores['translation bleu4'] == pytest.approx(100, abs=1e-3) and not told[1].scores
+
+
+def test_a_pipeline_reads_translations_only_when_it_is_tested():
+    done, seen = followed('Pipe')
+    assert [r.transcripts['en'] for r in seen['direct'].data.records] == [r.transcripts['en'] for r in CORPUS.splits['train']]
+    assert done.vocabs[0].tokens == done.vocabs[1].tokens and done.model.reader.embed.words is done.model.writer.embed.words
+    for mine, theirs in zip(done.corpus.splits['test'], CORPUS.splits['test']):
+        assert mine.transcripts['pt'] == theirs.transcripts['pt'] and mine.transcripts['en'] != theirs.transcripts['en']
+    assert done.corpus.splits['train'] is CORPUS.splits['train'] and 0 <= done.scores['translation bleu4'] <= 100
+    pairs = seen['translator pt to en'].data
+    assert [pairs.src_vocab.decode(s) for s in pairs.src] == [r.transcripts['pt'] for r in CORPUS.splits['train']]
+    assert [pairs.tgt_vocab.decode(t) for t in pairs.tgt] == [r.transcripts['en'] for r in CORPUS.splits['train']]
+
+
+def test_a_translator_is_trained_once(tmp_path, monkeypatch):
+    for reads in ('both', 'text'): follow(RECIPES['Pipe'], replace(reading(reads), translator=replace(PLAN.model, reads='text')), tmp_path/reads, tmp_path/'teachers')
+    assert len(teachers(tmp_path/'teachers')) == 1
+    translator = train_translator(replace(PLAN, translator=replace(PLAN.model, reads='text')), 'pt', 'en', tmp_path/'teachers')
+    texts = [r.transcripts['pt'] for r in CORPUS.splits['test']]
+    found = translator(texts)
+    monkeypatch.setattr(stages, 'summarize', None) # what was translated is read
+    assert translator(texts) == found and len(found) == len(texts)
+
+
+@pytest.mark.parametrize('translate', [lambda texts: texts[1:], lambda texts: [None] * len(texts), lambda texts: []])
+def test_a_translator_that_loses_texts(translate):
+    with pytest.raises(DataError, match='not every one of 4 transcripts came back'): translated(CORPUS, Translate('test', 'pt', 'en'), translate)
+
+
+def test_nothing_to_translate():
+    with pytest.raises(DataError, match='choose one of: en'): translated(CORPUS, Translate('pretrain', 'pt', 'en'), shout)
+    lonely = replace(CORPUS, splits={**CORPUS.splits, 'test': [replace(r, transcripts={'pt': r.transcripts['pt']}) for r in CORPUS.splits['test']]})
+    done = follow(RECIPES['Pipe'], replace(PLAN, corpus=lonely)) # how good it is cannot be told, but it goes
+    assert not done.scores and all('en' in r.transcripts for r in done.corpus.splits['test'])
+
+
+# --- another language, another network ---
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_another_language(name):
+    "Nothing but the language's name changes."
+    def renamed(r): return replace(r, transcripts={{'pt': 'zh'}.get(l, l): t for l, t in r.transcripts.items()})
+    chinese = replace(CORPUS, splits={s: [renamed(r) for r in records] for s, records in CORPUS.splits.items()})
+    done, (usual, _) = follow(in_language(RECIPES[name], 'zh'), replace(PLAN, corpus=chinese)), followed(name)
+    assert same(state(done.model), state(usual.model)) and done.language == {'pt': 'zh'}.get(usual.language, usual.language)
+
+
+@pytest.mark.parametrize('reads', ['both', 'text', 'video'])
+def test_another_network(reads):
+    plan = replace(PLAN, model=RNNConfig(embed=8, hidden=8, state=8, layers=1, rows=8, reads=reads), translator=replace(PLAN.model, reads='text'))
+    for name in ('direct', 'M', 'monolingual', *(['Pipe'] if reads != 'video' else [])): assert type(follow(RECIPES[name], plan).model).__name__ == 'RNNSummarizer'
+    with pytest.raises(DataError, match='only transformers are transplanted'): follow(RECIPES['P+F'], plan)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'DICTIONARIES', 'Record', 'Corpus', 'world_corpus', 'load_how2', 'save_how2', 'Batch', 'cut', 'SummaryData']
 
-# %% ../../nbs/10_summarize.data.ipynb #8be65ee8
+# %% ../../nbs/10_summarize.data.ipynb #0fb612a2
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 
 from ..batching import bucket_batches, pad
 from ..core import check, choose, read_lines
-from ..features import HOW2_ACTION, FeatureFolder
+from ..features import HOW2_ACTION, FeatureContract, FeatureFolder, FeatureStore
 from ..text import EOS, Vocab
 
 # %% ../../nbs/10_summarize.data.ipynb #a3dfa8b8
@@ -29,7 +29,7 @@ class Record:
 # %% ../../nbs/10_summarize.data.ipynb #d0030059
 SPLITS = ('pretrain', 'train', 'val', 'test')
 
-# %% ../../nbs/10_summarize.data.ipynb #fd8dd488
+# %% ../../nbs/10_summarize.data.ipynb #0bb44255
 @dataclass
 class Corpus:
     "Records by split, their features, and dictionaries where the corpus brings its own."
@@ -48,6 +48,7 @@ class Corpus:
         "The corpus' own dictionary, or one built from the text of a split (summaries count as English)."
         if language in self.vocabs: return self.vocabs[language]
         texts = [r.transcripts[language] for r in self.splits[split] if language in r.transcripts]
+        check(texts or language == 'en', f'there is no transcript in {language!r}', f'{self.name}, {split}', 'choose another language, or another split')
         return Vocab.build(texts + [r.summary for r in self.splits[split]] * (language == 'en'))
 
 # %% ../../nbs/10_summarize.data.ipynb #62771a3d
@@ -60,14 +61,15 @@ def world_corpus(
     records = {split: [Record(s.id, s.transcripts, s.summary, s.slots) for s in ss] for split, ss in samples.items()}
     return Corpus(name, records, {s.id: s.video for ss in samples.values() for s in ss}, world=world)
 
-# %% ../../nbs/10_summarize.data.ipynb #4513cc89
-LAYOUT = {'action': 'video names', 'sum': 'summaries', 'art_en': 'English transcripts', 'art_pt': 'Portuguese transcripts'}
+# %% ../../nbs/10_summarize.data.ipynb #c6c8809c
+LAYOUT = {'action': 'video names', 'sum': 'summaries'} # and 'art_en', 'art_pt', ...: transcripts
 
 def _columns(folder, split): # kind -> lines, all of the same number
-    files = {kind: folder/f'{split}_{kind}.txt' for kind in LAYOUT}
+    kinds = [*LAYOUT, *sorted(f.stem.removeprefix(f'{split}_') for f in folder.glob(f'{split}_art_??.txt'))]
+    files = {kind: folder/f'{split}_{kind}.txt' for kind in kinds}
     columns = {kind: read_lines(f) for kind, f in files.items() if f.exists()}
-    for kind in ('action', 'sum'): check(kind in columns, f'the {LAYOUT[kind]} are missing', files[kind], 'give one a line for each transcript')
-    check('art_en' in columns or 'art_pt' in columns, f'there are no transcripts for {split}', files['art_pt'], 'give at least one language')
+    for kind in LAYOUT: check(kind in columns, f'the {LAYOUT[kind]} are missing', files[kind], 'give one a line for each transcript')
+    check(len(kinds) > len(LAYOUT), f'there are no transcripts for {split}', folder/f'{split}_art_pt.txt', 'give at least one language')
     for kind, lines in columns.items():
         check(len(lines) == len(columns['sum']), f'{len(lines)} lines, but {files["sum"].name} has {len(columns["sum"])}', files[kind], 'lines pair up by number: give one for each record')
         empty = next((n for n, line in enumerate(lines, 1) if not line.strip()), None)
@@ -87,36 +89,40 @@ def _read_split(folder, split, features): # -> list of Record
     check(not lost, f'{len(lost)} of {len(ids)} videos of {split} have no features, e.g. {lost[:1]}', folder/'video_action_features', 'extract them or remove the records')
     return [Record(i, {l: lines[n].strip() for l, lines in languages.items()}, columns['sum'][n].strip()) for n, i in enumerate(ids)]
 
-# %% ../../nbs/10_summarize.data.ipynb #2c98aac6
-DICTIONARIES = {'en': 'dict.all_en', 'pt': 'dict.src_pt'}
+# %% ../../nbs/10_summarize.data.ipynb #614f2f73
+DICTIONARIES = {'en': 'dict.all_en'} # of the others: dict.src_pt, ...
 
-# %% ../../nbs/10_summarize.data.ipynb #45c90cdb
+# %% ../../nbs/10_summarize.data.ipynb #262da66d
 def load_how2(
     folder, # in the released layout
 )->Corpus:
     "How2-MS and How2-MCLS from files; splits that have no files are left out, `train` and `test` must be there."
     folder = Path(folder)
     check(folder.is_dir(), 'there is no such folder', folder, 'check the path and the working folder')
-    features = FeatureFolder(folder/'video_action_features', HOW2_ACTION)
+    place = folder/'video_action_features'
+    features = FeatureStore(place) if (place/'store.json').is_file() else FeatureFolder(place, HOW2_ACTION)
     found = [split for split in SPLITS if list(folder.glob(f'{split}_*.txt'))]
     for split in ('train', 'test'): check(split in found, f'there are no files {split}_*.txt', folder, 'see the layout in nbs/10_summarize.data.ipynb')
     splits = {split: _read_split(folder, split, features) for split in found}
-    vocabs = {language: Vocab.load(folder/name) for language, name in DICTIONARIES.items() if (folder/name).exists()}
+    names = {language: DICTIONARIES.get(language, f'dict.src_{language}') for records in splits.values() for language in records[0].transcripts}
+    vocabs = {language: Vocab.load(folder/name) for language, name in names.items() if (folder/name).exists()}
     return Corpus(folder.name, splits, features, vocabs)
 
-# %% ../../nbs/10_summarize.data.ipynb #90a26d11
+# %% ../../nbs/10_summarize.data.ipynb #e4124890
 def save_how2(
     corpus:Corpus, # what to write
     folder, # in the released layout
+    contract:FeatureContract=None, # of the rows; with it all features go into one store
 ):
     "Write a corpus in the released layout."
-    folder = Path(folder)
-    (folder/'video_action_features').mkdir(parents=True, exist_ok=True)
+    folder, place = Path(folder), Path(folder)/'video_action_features'
+    (folder if contract else place).mkdir(parents=True, exist_ok=True)
+    if contract: FeatureStore.create(place, corpus.features, contract)
     for split, records in corpus.splits.items():
         columns = {'action': [r.id for r in records], 'sum': [r.summary for r in records]}
         columns |= {f'art_{l}': [r.transcripts[l] for r in records] for l in records[0].transcripts}
         for kind, lines in columns.items(): (folder/f'{split}_{kind}.txt').write_text('\n'.join(lines), encoding='utf-8') # as released: no newline at the end
-        for r in records: np.save(folder/'video_action_features'/f'{r.id}.npy', corpus.features[r.id])
+        for r in () if contract else records: np.save(place/f'{r.id}.npy', corpus.features[r.id])
 
 # %% ../../nbs/10_summarize.data.ipynb #66aca3ba
 @dataclass
@@ -150,7 +156,7 @@ def _collate(ids, src, video, tgt): # lists of tensors -> Batch
     tgt_in = torch.cat([first, tgt_out[:, :-1]], 1) * tgt_mask # b t
     return Batch(ids, src, src_mask, video, video_mask, tgt_in, tgt_out, tgt_mask)
 
-# %% ../../nbs/10_summarize.data.ipynb #0efae4c2
+# %% ../../nbs/10_summarize.data.ipynb #1f5d6769
 class SummaryData:
     "Records of one split as ids and rows, ready for `training.fit` and `decoding.summarize`."
     def __init__(self,
@@ -158,27 +164,30 @@ class SummaryData:
         features, # mapping: id -> v x d_video float32
         src_vocab:Vocab, # of the transcripts' language
         tgt_vocab:Vocab, # of the summaries
-        language:str='pt', # which transcript to read
+        language='pt', # which transcript to read; a list has one for each record
         max_text:int=800, # words, as in the paper
         max_video:int=1024, # rows, as in the paper
         batch_size:int=8, # samples an optimiser step
         seed:int=0, # order of the batches
     ):
         check(records, 'there are no records', 'SummaryData', 'choose another split')
-        for r in records: choose(r.transcripts, language, f'transcript of {r.id} in')
+        self.languages = [language] * len(records) if isinstance(language, str) else list(language)
+        check(len(self.languages) == len(records), f'{len(self.languages)} languages for {len(records)} records', 'SummaryData', 'give one, or one a record')
+        texts = [choose(r.transcripts, l, f'transcript of {r.id} in') for r, l in zip(records, self.languages)]
         self.records, self.features, self.src_vocab, self.tgt_vocab = records, features, src_vocab, tgt_vocab
-        self.language, self.max_text = language, max_text
-        self.max_video, self.batch_size, self.seed = max_video, batch_size, seed
-        self.src = [cut(src_vocab.encode(r.transcripts[language]), max_text) for r in records]
+        self.max_text, self.max_video, self.batch_size, self.seed = max_text, max_video, batch_size, seed
+        self.src = [cut(src_vocab.encode(t), max_text) for t in texts]
         self.tgt = [cut(tgt_vocab.encode(r.summary), max_text) for r in records]
         length = lambda i: features.length(i) if hasattr(features, 'length') else len(features[i])
         self.lengths = np.array([[len(s), min(length(r.id), max_video)] for s, r in zip(self.src, records)]) # n 2: text, video
 
     def __len__(self): return len(self.records)
 
+    contracts = property(lambda self: dict(video=getattr(self.features, 'contract', None)), doc='What the rows are, as far as their source tells.')
+
     def head(self, n:int):
         "The first `n` records, read in the same way."
-        return SummaryData(self.records[:n], self.features, self.src_vocab, self.tgt_vocab, self.language, self.max_text, self.max_video, self.batch_size, self.seed)
+        return SummaryData(self.records[:n], self.features, self.src_vocab, self.tgt_vocab, self.languages[:n], self.max_text, self.max_video, self.batch_size, self.seed)
 
     def batches(self, epoch:int)->list:
         "Lists of indices for an epoch: like lengths together, another order each time."
