@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['AttentionBrowser', 'MomentBrowser']
 
-# %% ../nbs/41_widgets.ipynb #81f2b306
-import html
+# %% ../nbs/41_widgets.ipynb #c3a954f5
+import html, uuid
+from copy import deepcopy
 
 import ipywidgets
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import traitlets
 
 from .core import DataError, check, choose
 from .plots import attention_fig, gate_fig, moment_curve_fig, ranking_fig, share_fig
 
-# %% ../nbs/41_widgets.ipynb #b8d3450b
+# %% ../nbs/41_widgets.ipynb #1550885d
 def _same(a, b): # values of a figure, arrays among them
     if isinstance(a, dict): return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
     return np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b
@@ -25,11 +27,45 @@ def _plain(fig): return dict(data=[t.to_plotly_json() for t in fig.data], layout
 
 def _changed(old, new): return {k: v for k, v in new.items() if k not in old or not _same(old[k], v)}
 
-def _copy(shown, old, new): # what differs between two plain figures into a FigureWidget that shows the old one
+def _copy(shown, old, new): # what differs between two plain figures into a `_Figure` that shows the old one
     check(len(old['data']) == len(new['data']), f'{len(new["data"])} traces do not fit into {len(old["data"])}', 'figure', 'draw figures with a constant number of traces')
+    shown._widget_data = [t | dict(uid=s.uid) for t, s in zip(new['data'], shown.data)] # first of all, for views that are still to come
+    shown._widget_layout = deepcopy(new['layout'])
     with shown.batch_update():
         for trace, a, b in zip(shown.data, old['data'], new['data']): trace.update(_changed(a, b))
         shown.layout.update(_changed(old['layout'], new['layout']))
+
+# %% ../nbs/41_widgets.ipynb #670b2ea2
+_PAGE = """
+const fetched = model => new Promise((done, failed) => {
+  const hear = (name, [program]) => {
+    if (name !== "plotly") return;
+    model.off("msg:custom", hear);
+    import(URL.createObjectURL(new Blob([program], {type: "text/javascript"}))).then(done, failed);
+  };
+  model.on("msg:custom", hear);
+  model.send("plotly");
+});
+export default {
+  async render({model, el}) {
+    const programs = globalThis.mcls_nb_plotly ??= {}; // kernel -> the program that it sent
+    const plotly = await (programs[model.get("_kernel")] ??= fetched(model));
+    const figure = plotly.default();
+    figure.initialize({model});
+    return figure.render({el});
+  }
+};
+"""
+
+# %% ../nbs/41_widgets.ipynb #559201a2
+_KERNEL = uuid.uuid4().hex # this process
+
+class _Figure(go.FigureWidget): # on the screen
+    _program, _esm = go.FigureWidget._esm, _PAGE
+    _kernel = traitlets.Unicode(_KERNEL).tag(sync=True)
+    def __init__(self, fig):
+        super().__init__(fig)
+        self.on_msg(lambda _, name, buffers: self.send('plotly', [str(self._program).encode()]) if name == 'plotly' else None)
 
 # %% ../nbs/41_widgets.ipynb #b056c740
 def _display(widget):
@@ -50,7 +86,7 @@ def _buttons(name, options=()):
     return ipywidgets.ToggleButtons(options=list(options), description=name, layout=ipywidgets.Layout(max_width='98%', display='flex', flex_flow='row wrap'),
                                     style=dict(description_width='5.5em', button_width='auto'))
 
-# %% ../nbs/41_widgets.ipynb #fdd436a7
+# %% ../nbs/41_widgets.ipynb #a7b0abfa
 class _Shell: # controls, figures, a line for messages; subclasses have `_changed(name)`
     def _observe(self, **controls): # name -> control, each an attribute
         self._busy, self.message, self.figs, self.slots, self._drawn = False, ipywidgets.HTML(), {}, {}, {}
@@ -66,23 +102,32 @@ class _Shell: # controls, figures, a line for messages; subclasses have `_change
             self._changed(name)
         except DataError as e: self._say(str(e))
         finally: self._busy = False
-    def _draw(self, name, fig, click=None): # into its slot, which is hidden while there is nothing to draw
-        if name not in self.slots: self.slots[name] = ipywidgets.VBox()
-        slot = self.slots[name]
-        slot.layout.display = 'none' if fig is None else None
-        if fig is None: return
-        old, self._drawn[name] = self._drawn.get(name), _plain(fig)
-        if old: return _copy(self.figs[name], old, self._drawn[name])
-        self.figs[name] = go.FigureWidget(fig)
-        for trace in self.figs[name].data if click else (): trace.on_click(click)
-        slot.children = [self.figs[name]]
+    def _draw(self, name, fig, click=None): _draw(self, name, fig, click)
     def _say(self, text): self.message.value = f'<b role="alert">{html.escape(text)}</b>' if text else ''
     def _ipython_display_(self): self.widget._ipython_display_() if hasattr(self.widget, '_ipython_display_') else _display(self.widget)
 
-# %% ../nbs/41_widgets.ipynb #47f1946f
+# %% ../nbs/41_widgets.ipynb #2c9ce609
+def _draw(self, name, fig, click): # into its slot, which is hidden while there is nothing to draw
+    if name not in self.slots: self.slots[name] = ipywidgets.VBox()
+    slot = self.slots[name]
+    slot.layout.display = 'none' if fig is None else None
+    if fig is None: return
+    old, self._drawn[name] = self._drawn.get(name), _plain(fig)
+    if old: return _copy(self.figs[name], old, self._drawn[name])
+    self.figs[name] = _Figure(fig)
+    for trace in self.figs[name].data if click else (): trace.on_click(click)
+    slot.children = [self.figs[name]]
+
+def _chosen(figs, name, lack, fix): # a figure by its name, or a sentence
+    fig = choose(figs, name, 'figure')
+    check(fig is not None, lack, f'figure {name}', fix)
+    return fig
+
+# %% ../nbs/41_widgets.ipynb #af4407f3
 def _shaded(words, weights): # a transcript whose words are shaded by their share of the largest weight
     top = max(float(weights.max()), 1e-9)
-    return ' '.join(f'<span title="{w:.3f}" style="background:rgba(230,159,0,{.85 * float(w) / top:.2f});border-radius:3px;padding:0 2px">{html.escape(str(x))}</span>' for x, w in zip(words, weights))
+    look = lambda share: f'background:rgba(230,159,0,{.85 * share:.2f});' + ('color:#111;' if share > .75 else '') # white words could not be read on the brightest
+    return ' '.join(f'<span title="{w:.3f}" style="{look(float(w) / top)}border-radius:3px;padding:0 2px">{html.escape(str(x))}</span>' for x, w in zip(words, weights))
 
 def _summary_html(view, word, weights): # the two texts; `word` is the one that looks
     words = ' '.join(f'<u><b>{html.escape(w)}</b></u>' if i == word else html.escape(w) for i, w in enumerate(view.words))
@@ -109,40 +154,57 @@ def _video_fig(view, layer, word): # summary words at the video
 
 def _gate_figure(view): return None if view.gate is None else gate_fig(view.gate, view.gate_attention, view.source, view.span)
 
-# %% ../nbs/41_widgets.ipynb #6cac6f7e
+# %% ../nbs/41_widgets.ipynb #dd294908
+def _moment_fig(view, truth, title): # why a moment was found
+    return moment_curve_fig(view.curves, view.start, view.end, view.span, truth, view.cosines, view.texts, view.clip, view.shift, title)
+
+def _links_html(links, chosen): # the clauses and their moments; one is chosen
+    mark = lambda k, text: f'<u><b>{text}</b></u>' if k == chosen else text
+    true = lambda t: f', in truth {t[0]:.1f}–{t[1]:.1f} s' if t else ''
+    return '<b>Where in the video</b>' + ''.join(f'<div>{mark(k, html.escape(v.query))}: {v.span[0]:.1f}–{v.span[1]:.1f} s{true(t)}</div>' for k, (v, t) in enumerate(links))
+
+# %% ../nbs/41_widgets.ipynb #61005ecc
 class AttentionBrowser(_Shell):
-    "Which words and seconds a summary looked at: choose system, sample, layer, head and word."
+    "Which words and seconds a summary looked at: choose system, sample, layer, head and word; and where its clauses happen."
     def __init__(self,
         systems:dict, # name -> object with `labels` (one a sample) and `view(i)`, e.g. `explain.SummaryExplorer`
         sample:int=0, # to begin with
         window:int=60, # transcript words in view; the others are reached by dragging
+        ground=None, # (number of a sample, its summary) -> [(view of the moment, (start, end) of the true one or None)], one a clause, e.g. `grounding.Grounder`
     ):
         check(systems, 'there is no system', 'AttentionBrowser', 'give at least one')
-        self.systems, self.window, first = dict(systems), window, next(iter(systems.values()))
+        self.systems, self.window, self.ground, first = dict(systems), window, ground, next(iter(systems.values()))
         check(0 <= sample < len(first.labels), f'there is no sample {sample}', 'AttentionBrowser', f'choose one from 0 to {len(first.labels) - 1}')
-        self._observe(system=_buttons('system', systems), sample=_numbers('sample', sample, len(first.labels)), layer=_slider('layer'), head=_slider('head'), word=_slider('word', '40em'))
-        self.text, self.view = ipywidgets.HTML(), None
+        self._observe(system=_buttons('system', systems), sample=_numbers('sample', sample, len(first.labels)), layer=_slider('layer'), head=_slider('head'), word=_slider('word', '40em'), clause=_slider('clause'))
+        self.text, self.told, self.view, self.links = ipywidgets.HTML(), ipywidgets.HTML(), None, []
         self._on_change('sample')
-        self.widget = ipywidgets.VBox([self.system, self.sample, ipywidgets.HBox([self.layer, self.head]), self.word, self.message, self.text, *self.slots.values()])
+        self.widget = ipywidgets.VBox([self.system, self.sample, ipywidgets.HBox([self.layer, self.head]), self.word, self.message, self.text, self.clause, self.told, *self.slots.values()])
     def _changed(self, name): _refresh(self, name)
     def figure(self,
-        name:str='words', # 'words', 'video' or 'gate'
+        name:str='words', # 'words', 'video', 'gate' or 'moment'
     )->go.Figure:
         "What the controls ask for, as a figure of its own."
-        fig = choose(_figures(self), name, 'figure')
-        check(fig is not None, f'{self.system.value} has no such part', f'figure {name}', 'choose another system')
-        return fig
+        return _chosen(_figures(self), name, f'{self.system.value} has no such part', 'choose another system')
 
-# %% ../nbs/41_widgets.ipynb #dd68ca6c
-def _figures(self): # name -> figure, None for a part that the system lacks
+# %% ../nbs/41_widgets.ipynb #109c0427
+_PARTS = ('moment', 'words', 'video', 'gate')
+_TOUCHED = dict.fromkeys(('layer', 'head', 'word'), ('words', 'video')) | dict(clause=('moment',)) # control -> parts; a system or a sample touches all
+
+def _figures(self, names=_PARTS): # name -> figure, None for a part that the system lacks
     layer, head, word = self.layer.value, self.head.value, self.word.value
-    return dict(words=_words_fig(self.view, layer, head, word, self.window), video=_video_fig(self.view, layer, word), gate=_gate_figure(self.view))
+    make = dict(moment=lambda: _link_figure(self), words=lambda: _words_fig(self.view, layer, head, word, self.window), video=lambda: _video_fig(self.view, layer, word), gate=lambda: _gate_figure(self.view))
+    return {n: make[n]() for n in names}
 
+def _link_figure(self): # the moment of the chosen clause
+    if not self.links: return None
+    view, truth = self.links[self.clause.value]
+    return _moment_fig(view, truth, f'{view.video}: {view.query}')
+
+# %% ../nbs/41_widgets.ipynb #98213b12
 def _refresh(self, name): # after control `name` has changed
     if name in ('system', 'sample'): _open(self)
-    figs = _figures(self)
-    if name not in ('system', 'sample'): figs.pop('gate') # it belongs to the sample alone
-    for k, fig in figs.items(): self._draw(k, fig, lambda trace, points, state: _clicked(self, trace, points))
+    for k, fig in _figures(self, _TOUCHED.get(name, _PARTS)).items(): self._draw(k, fig, lambda trace, points, state: _clicked(self, trace, points))
+    self.told.value = _links_html(self.links, self.clause.value) if self.links else ''
     self.text.value = _summary_html(self.view, self.word.value, _head(self.view.cross[self.layer.value], self.head.value)[self.word.value])
 
 def _open(self): # the view of a sample, and the choices that it leaves
@@ -153,6 +215,9 @@ def _open(self): # the view of a sample, and the choices that it leaves
     _offer(self.layer, [(str(k + 1), k) for k in range(layers)], layers - 1 if self.layer.value == '' else None)
     _offer(self.head, [('mean of all', 'mean')] + [(str(k + 1), k) for k in range(heads)])
     _offer(self.word, [(f'{w} [{k}]', k) for k, w in enumerate(self.view.words)])
+    self.links = self.ground(self.sample.value, ' '.join(self.view.words[:-1])) if self.ground else [] # the last word is the end
+    _offer(self.clause, [(f'{k + 1} of {len(self.links)}', k) for k in range(len(self.links))], 0 if self.links else '')
+    self.clause.layout.display = self.told.layout.display = 'flex' if self.links else 'none'
 
 def _clicked(self, trace, points): # a cell of a heat map: its row is the word
     if points.ys and trace.type == 'heatmap': self.word.value = list(trace.y).index(points.ys[0])
@@ -173,7 +238,7 @@ def _moment_html(view, rank, player): # what a moment is, what is said in it, an
            f'<div>logarithm of its score {sum(view.parts.values()):.2f} = {parts}</div>{video}' + \
            f'<div style="max-height:8em;overflow:auto;margin:4px 0"><b>Said in it</b>{lines}</div></div>'
 
-# %% ../nbs/41_widgets.ipynb #8f8b2326
+# %% ../nbs/41_widgets.ipynb #ab83c4d5
 class MomentBrowser(_Shell):
     "Ask for a moment in one language or two, and see why each answer was found."
     def __init__(self,
@@ -183,34 +248,29 @@ class MomentBrowser(_Shell):
         play:str='', # address of a video that the browser can open, e.g. 'files/clips/{video}.mp4'; empty = subtitles alone
     ):
         check(corpora and all(corpora.values()), 'there is no system to ask', 'MomentBrowser', 'give a corpus with at least one system')
-        self.corpora, self.k, self.play, self.found, self.view = corpora, k, play, {}, None
+        self.corpora, self.k, self.play, self.found, self.view, self.about = corpora, k, play, {}, None, ipywidgets.HTML()
         first = next(iter(next(iter(corpora.values())).values()))
         check(0 <= sample < len(first.samples), f'there is no sample {sample}', 'MomentBrowser', f'choose one from 0 to {len(first.samples) - 1}')
         self.queries = {l: _box(l) for l in first.languages}
         self._observe(corpus=_buttons('corpus'), system=_buttons('system'), sample=_numbers('example', sample, len(first.samples)), **{f'query_{l}': b for l, b in self.queries.items()},
                       answer=_slider('answer', '44em'), language=_buttons('seen from'))
-        self.about = ipywidgets.HTML()
-        _set_up(self, sample)
-        controls = [self.corpus, self.system, self.sample, *self.queries.values(), self.message]
-        self.widget = ipywidgets.VBox([*controls, self.slots['ranking'], self.answer, self.language, self.about, *(self.slots[n] for n in ('curves', 'shares', 'words'))])
+        _set_up(self)
     explorer = property(lambda self: self.corpora[self.corpus.value][self.system.value], doc='The system that is asked.')
     def _changed(self, name): _answer(self, name)
     def figure(self,
         name:str='curves', # 'ranking', 'curves', 'shares' or 'words'
     )->go.Figure:
         "What the controls ask for, as a figure of its own."
-        fig = choose(_moment_figures(self), name, 'figure')
-        check(fig is not None, 'there is no answer to show', f'figure {name}', 'type a query')
-        return fig
+        return _chosen(_moment_figures(self), name, 'there is no answer to show', 'type a query')
 
-# %% ../nbs/41_widgets.ipynb #a1f8ed0d
+# %% ../nbs/41_widgets.ipynb #4e453d59
 def _moment_figures(self): # name -> figure, None where there is nothing to show
     if not any(map(len, self.found.values())): return dict.fromkeys(('ranking', 'curves', 'shares', 'words'))
     truth, v = self.explorer.truth(_typed(self)), self.view
     ranking = ranking_fig(self.found, truth, self.answer.value or None, {l: _name(l) for l in self.found})
     if v is None: return dict(ranking=ranking, curves=None, shares=None, words=None)
     title = f'{v.video}, seen from {_name(v.language)}'
-    curves = moment_curve_fig(v.curves, v.start, v.end, v.span, truth[1:] if truth and truth[0] == v.video else None, v.cosines, v.texts, v.clip, v.shift, title)
+    curves = _moment_fig(v, truth[1:] if truth and truth[0] == v.video else None, title)
     words = attention_fig(v.weights, ['frames', 'subtitles'], v.words, 'What each stream takes from the query', 'stream', 'query word')
     return dict(ranking=ranking, curves=curves, shares=share_fig(v.shares), words=words)
 
@@ -258,12 +318,14 @@ def _show(self): # whatever there is
     self.about.value = _moment_html(self.view, f'answer {self.answer.value[1] + 1}', self.play) if self.view else ''
     self.answer.layout.display = self.language.layout.display = 'flex' if self.view else 'none'
 
-# %% ../nbs/41_widgets.ipynb #5ee3cf12
-def _set_up(self, sample): # the first state
+# %% ../nbs/41_widgets.ipynb #d3eff360
+def _set_up(self): # the first state, and where things stand
     self._busy = True
     for control, options in ((self.corpus, self.corpora), (self.system, next(iter(self.corpora.values()))), (self.language, [(_name(l), l) for l in self.queries])): _offer(control, options)
     self._busy = False
     self._on_change('sample')
+    controls = [self.corpus, self.system, self.sample, *self.queries.values(), self.message]
+    self.widget = ipywidgets.VBox([*controls, self.slots['ranking'], self.answer, self.language, self.about, *(self.slots[n] for n in ('curves', 'shares', 'words'))])
 
 def _picked(self, trace, points): # a click on an answer in the ranking
     if trace.mode == 'markers+text' and points.point_inds: self.answer.value = (list(self.queries)[int(trace.x[0])], points.point_inds[0])
