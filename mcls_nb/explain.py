@@ -131,16 +131,22 @@ def _tokens(corpus, text, language, n): # n names of a query's tokens
 def _said(lines, l, clip): # (start, end, text) of lines -> l, what is said in each clip
     return tuple(' / '.join(text for a, b, text in lines if a < (k + 1) * clip and b > k * clip) for k in range(l))
 
-# %% ../nbs/31_explain.ipynb #20862b4d
+# %% ../nbs/31_explain.ipynb #3deacab4
 @dataclass
 class _Asked: # a query and a video, encoded, with padding cut off
     words: np.ndarray   # 2 t
     cosines: torch.Tensor # 2 l
     curves: torch.Tensor  # 2 l
     logits: torch.Tensor  # 2 2 l: stream, start and end
+    average: list         # 2, cosine of each stream's best clip in other videos
+
+    def shares(self, st, ed, scale): # part of the score -> what each stream adds above the average
+        above = self.logits - self.logits.mean(-1, keepdim=True)
+        video = tuple(scale * (c - m) for c, m in zip(self.cosines.amax(1).tolist(), self.average))
+        return {'which video': video, 'where it begins': tuple(above[:, 0, st].tolist()), 'where it ends': tuple(above[:, 1, ed].tolist())}
 
 @torch.no_grad()
-def _ask(model, corpus, query, video, language, split, weight): # -> _Asked
+def _ask(model, corpus, query, video, language, split, weight, others): # -> _Asked
     device, videos = next(model.parameters()).device, VideoSet(corpus, split)
     check(video in videos.index, f'there is no video {video!r}', f'{corpus.name}, {split}', 'choose one of the split')
     batch = videos.collate([videos.index[video]]).to(device)
@@ -150,9 +156,10 @@ def _ask(model, corpus, query, video, language, split, weight): # -> _Asked
     s = clip_streams(q, c, own=torch.zeros(1, dtype=torch.long, device=device))
     curves = torch.cat([s.video, s.sub]) # 2 l
     edges = model.edges(language)(weight * curves, batch.mask)
-    return _Asked(q.words[0].T.cpu().numpy(), cosines[:, :l], curves[:, :l], torch.stack([edges.start, edges.end], 1)[:, :, :l])
+    average = [float(video_scores(a, b, others.mask).mean()) for a, b in ((q.video, others.video), (q.sub, others.sub))] if others else [0., 0.]
+    return _Asked(q.words[0].T.cpu().numpy(), cosines[:, :l], curves[:, :l], torch.stack([edges.start, edges.end], 1)[:, :, :l], average)
 
-# %% ../nbs/31_explain.ipynb #93e85c05
+# %% ../nbs/31_explain.ipynb #faca5925
 def explain_moment(
     model, # `MXML` in evaluation mode
     corpus, # `MomentCorpus`
@@ -161,23 +168,21 @@ def explain_moment(
     language:str, # of the query
     split:str='test', # that the video is in
     span=None, # (start, end) of a ranked moment in seconds; the best one of the video by default
-    average=(0., 0.), # cosine of each stream's best clip in other videos
+    others=None, # encoded clips of other videos, over whose best clips a cosine is averaged; 0 without them
     lines=(), # (start, end, text) of what is said
     rule=None, alpha:float=20., merge:str='mean', # as in the search; the corpus' own rule by default
 )->MomentView:
     "Which stream, words and clips brought a moment its score (C³ paper, Eqs. 12 to 17)."
     rule, weight = rule or corpus.rule, choose(WEIGHTS, merge, 'way to merge')
-    a = _ask(model, corpus, query, video, language, split, weight)
+    a = _ask(model, corpus, query, video, language, split, weight, others)
     logits = a.logits.sum(0) # 2 l
     p, shift = logits.softmax(-1), -(rule.band[0] - rule.min_clips)
     st, ed = _clips_of(span, p, rule, shift)
     best = (alpha * weight * a.cosines.amax(1)).tolist()
     parts = {'frames': best[0], 'subtitles': best[1], 'start': float(p[0, st].log()), 'end': float(p[1, ed].log())}
-    above = a.logits - a.logits.mean(-1, keepdim=True)
-    shares = {'which video': tuple(b - alpha * weight * m for b, m in zip(best, average)), 'where it begins': tuple(above[:, 0, st].tolist()), 'where it ends': tuple(above[:, 1, ed].tolist())}
     text, l = query if isinstance(query, str) else query.texts[language], p.shape[1]
     return MomentView(language, text, _tokens(corpus, text, language, a.words.shape[1]), a.words, video, tuple(float(x) for x in rule.seconds(st, ed)), *(x.cpu().numpy() for x in (a.cosines, a.curves, *p)),
-                      parts, shares, _said(lines, l, rule.clip) if lines else (), rule.clip, shift)
+                      parts, a.shares(st, ed, alpha * weight), _said(lines, l, rule.clip) if lines else (), rule.clip, shift)
 
 # %% ../nbs/31_explain.ipynb #9e115a0a
 def _clips_of(span, p, rule, shift): # seconds -> (st, ed); the best legal span of the video if there are none
@@ -236,12 +241,10 @@ def _found(self, text, language, k): # DataFrame video, start, end, score
     some = r.video[0] >= 0
     return pd.DataFrame(dict(video=[index.names[v] for v in r.video[0][some]], start=r.start[0][some], end=r.end[0][some], score=r.score[0][some]))
 
-# %% ../nbs/31_explain.ipynb #01f3ac9c
+# %% ../nbs/31_explain.ipynb #ea7a5b95
 def _explained(self, text, language, video, span): # -> MomentView
     query, model = _query_of(self, text, language)
-    q, others = moments.ask(model, self.corpus, [query], language), self._others(language)
-    average = [float(video_scores(a, b, others.mask).mean()) for a, b in ((q.video, others.video), (q.sub, others.sub))]
-    return explain_moment(model, self.corpus, query, video, language, self.split, span, average, self.lines(video, language), None, self._alpha, self._merge)
+    return explain_moment(model, self.corpus, query, video, language, self.split, span, self._others(language), self.lines(video, language), None, self._alpha, self._merge)
 
 def _warning(corpus, text, language): # a sentence, or '' if all is well
     embedding = getattr(corpus.world, 'embedding', None)
@@ -262,7 +265,7 @@ def open_moments(
     "Systems that retrieve, trained or read."
     found = {}
     for name in rows:
-        choose(moments.ROWS, name, 'row that retrieves')
+        check(not choose(moments.ROWS, name, 'row that retrieves').networks, f'{name} has no curve of clips to show', 'rows', 'choose XML, mXML, C3 or one of their kind')
         job = moments.MomentJob(name, preset, seed, data, **more)
         (row, p), result = job.settings, moments.run_job(job, out)
         merge = override(p.loss, **row.loss).merge

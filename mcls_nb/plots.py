@@ -21,8 +21,9 @@ from .core import check, choose
 # %% ../nbs/40_plots.ipynb #04f4f92c
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9') # Okabe and Ito, without black and yellow
 
-# %% ../nbs/40_plots.ipynb #2edf89a9
+# %% ../nbs/40_plots.ipynb #39209c1a
 _GREY, _GRID = '#797979', 'rgba(128,128,128,.25)'
+_SIDE = dict(orientation='v', x=1.01, y=1, yanchor='top') # for a legend that may need several lines: above, they would run into the title
 _AXIS = dict(gridcolor=_GRID, linecolor=_GREY, tickcolor=_GREY, ticks='outside', ticklen=4, zeroline=False, automargin=True, title_standoff=10)
 
 # %% ../nbs/40_plots.ipynb #d4566018
@@ -78,7 +79,7 @@ def _weights(weights, n, m, where): # an array of n x m that can be drawn, or a 
     check(np.isfinite(weights).all() and (weights >= 0).all(), 'a weight is negative or not a number', where, 'pass weights after the softmax')
     return weights.astype(np.float32) # 4 bytes a cell are plenty for a colour
 
-# %% ../nbs/40_plots.ipynb #3f28a775
+# %% ../nbs/40_plots.ipynb #902085c2
 def attention_fig(
     weights, # n m, each >= 0
     rows, # n words (or numbers) that look
@@ -96,7 +97,7 @@ def attention_fig(
         hovertemplate=f'{_safe(row_title)}: %{{y}}<br>{_safe(column_title)}: %{{x}}<br>weight: %{{z:.3f}}<extra></extra>'))
     fig.update_layout(template=TEMPLATE, title_text=title, height=int(np.clip(180 + 18 * len(rows), 320, 900)), dragmode='pan' if window else None)
     fig.update_xaxes(**_word_axis(columns, column_title, mass, 60, window), range=_view(columns, mass, window) if window else None)
-    fig.update_yaxes(**_word_axis(rows, row_title, np.ones(len(rows)), 40), autorange='reversed', ticks='')
+    fig.update_yaxes(**_word_axis(rows, row_title, np.ones(len(rows)), 40), autorange='reversed', ticks='', ticklabelstandoff=4)
     return fig
 
 # %% ../nbs/40_plots.ipynb #b91797aa
@@ -162,7 +163,7 @@ def _curves(part, x, name, colour, lower): # traces of one metric
             at, value = rows[x].iloc[best], rows.value.iloc[best]
             yield go.Scatter(x=[at], y=[value], mode='markers', name=f'best: {x} {at}, {value:.4g}', marker=dict(symbol='circle-open', size=14, color=colour, line_width=2), hoverinfo='skip')
 
-# %% ../nbs/40_plots.ipynb #464c59ec
+# %% ../nbs/40_plots.ipynb #26679e3e
 def curve_fig(
     history, # DataFrame with the columns `x`, split, metric, value, e.g. `History.frame`
     metrics=('loss',), # one panel each: names, or {name: title of its axis, with the unit}
@@ -175,12 +176,12 @@ def curve_fig(
     metrics = metrics if isinstance(metrics, dict) else {m: m for m in ([metrics] if isinstance(metrics, str) else metrics)}
     check(metrics, 'no metric is named', 'curve_fig', 'name at least one')
     parts = {m: g for m, g in history.groupby('metric', sort=False)}
-    fig = make_subplots(len(metrics), 1, shared_xaxes=True, vertical_spacing=.08)
+    fig = make_subplots(len(metrics), 1, shared_xaxes=True, vertical_spacing=.16 / max(2, len(metrics)))
     for i, (m, y_title) in enumerate(metrics.items()):
         fig.add_traces(list(_curves(choose(parts, m, 'metric'), x, m, PALETTE[i % len(PALETTE)], m in lower)), i + 1, 1)
         fig.update_yaxes(title_text=y_title, row=i + 1, col=1)
     few = history[x].nunique() <= 12 and x == 'epoch'
-    fig.update_layout(template=TEMPLATE, title_text=title, height=180 + 220 * len(metrics))
+    fig.update_layout(template=TEMPLATE, title_text=title, height=180 + 220 * len(metrics), legend=_SIDE)
     fig.update_xaxes(title_text={'step': 'updates'}.get(x, x), row=len(metrics), col=1)
     return fig.update_xaxes(dtick=1 if few else None)
 
@@ -207,7 +208,7 @@ def _scores(table): # checked; with a column `metric`
     check(twice.empty, f'{"".join(twice.label[:1])!r} stands there twice', 'score_fig', 'aggregate the seeds first, or give each row its own label')
     return table
 
-# %% ../nbs/40_plots.ipynb #ab75a546
+# %% ../nbs/40_plots.ipynb #eabd95e1
 def score_fig(
     table, # DataFrame with the columns label, value, low, high and, if known, metric, floor, ceiling; a NaN draws nothing
     title:str='Scores, with 95 % intervals',
@@ -223,6 +224,7 @@ def score_fig(
     seen = set() # one entry of the legend for all panels
     fig.for_each_trace(lambda t: t.update(showlegend=bool(t.name) and not (t.name in seen or seen.add(t.name))))
     fig.update_layout(template=TEMPLATE, title_text=title, height=170 + 30 * len(at))
+    fig.update_xaxes(zeroline=bool((table.low < 0).any()), zerolinecolor=_GREY) # of differences
     fig.update_yaxes(range=[len(at) - .5, -.5], showgrid=False, ticks='')
     return fig.update_yaxes(tickvals=list(at.values()), ticktext=[_safe(l) for l in at], col=1)
 
@@ -238,7 +240,7 @@ def _size_traces(part, name, colour, symbol): # the band and the line of one sys
     yield go.Scatter(x=x, y=part.value.to_numpy(float), mode='lines+markers', name=_safe(name), legendgroup=name, line=dict(color=colour, width=2.5), marker=dict(symbol=symbol, size=9),
         customdata=np.stack([low, high], 1), hovertemplate=f'{_safe(name)}<br>%{{x}} samples: %{{y:.4g}} (%{{customdata[0]:.4g}} to %{{customdata[1]:.4g}})<extra></extra>')
 
-# %% ../nbs/40_plots.ipynb #862e81ab
+# %% ../nbs/40_plots.ipynb #91468c04
 def sweep_fig(
     table, # DataFrame with the columns system, samples, value, low, high, e.g. `experiments.by_size`
     references=None, # DataFrame with the columns row, value: models on all samples
@@ -249,7 +251,7 @@ def sweep_fig(
     table = _table(table, ('system', 'samples', 'value', 'low', 'high'), 'sweep_fig')
     check((table.samples > 0).all(), 'a number of samples is not above 0', 'sweep_fig', 'leave such rows out')
     check(not table.duplicated(['system', 'samples']).any(), 'a system stands there twice with the same number of samples', 'sweep_fig', 'aggregate the seeds first')
-    systems, fig = list(table.system.unique()), go.Figure(layout=dict(template=TEMPLATE, title_text=title, height=480))
+    systems, fig = list(table.system.unique()), go.Figure(layout=dict(template=TEMPLATE, title_text=title, height=480, legend=_SIDE))
     for i, s in enumerate(systems):
         fig.add_traces(list(_size_traces(table[table.system == s].sort_values('samples'), s, PALETTE[i % len(PALETTE)], _SYMBOLS[i % len(_SYMBOLS)])))
     ticks = sorted(table.samples.unique().tolist())
@@ -344,7 +346,7 @@ def _answers(table, k, right, side, name): # the dots and labels of one column
     return go.Scatter(x=np.full(len(table), k), y=np.arange(len(table)) + 1, mode='markers+text', text=label, textposition=f'middle {side}', name=name, showlegend=False, customdata=table.score.to_numpy(float),
                       marker=dict(size=10, color=PALETTE[k], symbol=['diamond' if r else 'circle' for r in right]), hovertemplate=f'{name}, rank %{{y}}<br>%{{text}}<br>score %{{customdata:.4g}}<extra></extra>')
 
-# %% ../nbs/40_plots.ipynb #1a2e2823
+# %% ../nbs/40_plots.ipynb #432401f0
 def ranking_fig(
     rankings:dict, # language -> DataFrame with the columns video, start, end, score, best first; one or two of them, an empty one draws nothing
     truth=None, # (video, start, end) that was asked for
@@ -364,7 +366,7 @@ def ranking_fig(
     for k, (t, name) in enumerate(zip(tables, titles)): fig.add_trace(_answers(t, k, _same(t, true, same).any(1), 'right' if k else 'left', name))
     column, row = (list(rankings).index(chosen[0]), chosen[1]) if chosen else (np.nan, np.nan)
     fig.add_trace(go.Scatter(x=[column], y=[row + 1], mode='markers', marker=dict(symbol='circle-open', size=20, color=PALETTE[2], line_width=3), showlegend=False, hoverinfo='skip'))
-    fig.update_layout(template=TEMPLATE, title_text=title, height=150 + 30 * max(most, 3), hovermode='closest', margin_t=80)
+    fig.update_layout(template=TEMPLATE, title_text=title, height=110 + 30 * max(most, 3), hovermode='closest', margin=dict(t=80, b=16))
     fig.update_xaxes(range=[-1.1, 2.1] if len(tables) == 2 else [-1.1, .3], tickvals=list(range(len(tables))), ticktext=titles, side='top', showgrid=False, ticks='', fixedrange=True)
     return fig.update_yaxes(title_text='rank', range=[max(most, 3) + .6, .4], dtick=1, showgrid=False, fixedrange=True)
 
@@ -503,7 +505,7 @@ def _legend(text, video, enc, dec): # the system's name, what it reads, what col
     swatches = [s for i, (hue, words) in enumerate(keys) for s in (_rect(42 + 70 * i, 548, 12, 12, _HUES[hue][1], _HUES[hue][0], 3), _text(60 + 70 * i, 558, words, fill=_SOFT))]
     return [_text(40, 498, name, 24, 700), _text(40, 522, f'A summary from {reads}', 13, fill=_SOFT), *swatches, _text(40, 584, 'Layer norms and the other residuals are not drawn.', 11, fill=_SOFT)]
 
-# %% ../nbs/40_plots.ipynb #1b1eb228
+# %% ../nbs/40_plots.ipynb #b96961ec
 def architecture_svg(
     layers:int=4, # of the encoder and of the decoder
     width:int=512, # d
@@ -511,10 +513,12 @@ def architecture_svg(
     reads:str='both', # 'text', 'video' or 'both'
     encoder_fusion:bool=True, # forget fusion; needs both
     decoder_fusion:bool=True, # cascaded fusion; needs both
+    fusion:str='dual', # how both meet; only VDF's way is drawn
 )->str: # an SVG of 1000 x 600 on a card of its own
     "The summariser as a picture, with the paper's equations; what this system lacks is a shadow (MCLS paper, section 2.2)."
     choose(dict.fromkeys(('text', 'video', 'both')), reads, 'value of reads')
     both = reads == 'both'
+    check(fusion == 'dual' or not both or not (encoder_fusion or decoder_fusion), f'there is no picture of {fusion} fusion', 'architecture_svg', "draw fusion='dual'")
     has = dict(text=reads != 'video', video=reads != 'text', enc=both and encoder_fusion, dec=both and decoder_fusion)
     parts = [*_frames(layers, has['enc'], has['dec']), *map(_draw_arrow, _arrows(**has)), *map(_draw_box, _boxes(layers, width, d_video, **has)),
              *_labels(width, d_video, **has), *_legend(**has)]

@@ -1,8 +1,10 @@
 """Widgets without a browser: each control, bad input, two at once, no growth, speed; on systems trained in seconds."""
 import gc, statistics, time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import papermill
 import pytest
 
 from mcls_nb.core import DataError
@@ -12,10 +14,13 @@ from mcls_nb.widgets import AttentionBrowser, MomentBrowser
 
 
 @pytest.fixture(scope='module')
-def writers(tmp_path_factory): return open_summaries(('VDF', 'NCLS', 'MT'), out=tmp_path_factory.mktemp('runs'), smoke=True)
+def runs(tmp_path_factory): return tmp_path_factory.mktemp('runs')
 
 @pytest.fixture(scope='module')
-def finders(tmp_path_factory): return open_moments(('mXML', 'XML'), out=tmp_path_factory.mktemp('runs'), smoke=True)
+def writers(runs): return open_summaries(('VDF', 'NCLS', 'MT'), out=runs, smoke=True)
+
+@pytest.fixture(scope='module')
+def finders(runs): return open_moments(('mXML', 'XML'), out=runs, smoke=True)
 
 @pytest.fixture
 def attention(writers): return AttentionBrowser(writers)
@@ -176,6 +181,30 @@ def test_two_at_once_do_not_meet(writers, finders):
     c, d = MomentBrowser({'a': finders}), MomentBrowser({'a': finders})
     c.queries['en'].value = 'Lily opens the door'
     assert d.queries['en'].value == finders['mXML'].samples[0]['en']
+
+def test_a_view_that_is_opened_later_begins_with_what_is_shown(attention):
+    attention.sample.value = 2
+    attention.word.value = 1
+    for fig in attention.figs.values():
+        for t, sent in zip(fig.data, fig._widget_data):
+            assert t.uid == sent['uid']
+            for name in {'x', 'y', 'z'} & sent.keys(): np.testing.assert_array_equal(sent[name], t[name])
+    assert attention.figs['words']._widget_layout['shapes'][0]['y0'] == .5
+
+def test_a_figure_sends_plotly_when_it_is_asked_and_never_as_its_state(attention):
+    fig, sent = attention.figs['words'], []
+    fig.send = lambda name, buffers: sent.append((name, buffers))
+    for name in ('plotly', 'anything else'): fig._handle_custom_msg(name, [])
+    (name, [program]), = sent
+    assert name == 'plotly' and b'newPlot' in program and len(program) > 1e6 > len(str(fig.get_state()))
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, systems', [('app_summaries', 'VDF, NCLS, MT'), ('app_moments', 'mXML, XML')])
+def test_an_app_stays_small_when_it_is_run(writers, finders, runs, tmp_path, name, systems):
+    app, copy = Path(__file__).parents[1]/'nbs'/f'{name}.ipynb', tmp_path/'app.ipynb'
+    papermill.execute_notebook(app, copy, dict(systems=systems, out=str(runs), train=0, epochs=0, smoke=True) | (dict(layers=0) if name == 'app_summaries' else {}), progress_bar=False, cwd=tmp_path)
+    print(f'{name}: {copy.stat().st_size:,} bytes')
+    assert copy.stat().st_size < 1e6 # no plotly.js
 
 CHANGES = { # what is changed -> a browser's control and two values
     'word': lambda a, m: (a.word, (1, 2)), 'head': lambda a, m: (a.head, (0, 'mean')), 'sample': lambda a, m: (a.sample, (1, 2)),

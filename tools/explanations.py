@@ -6,7 +6,7 @@ from mcls_nb.widgets import MomentBrowser
 
 root = Path(__file__).resolve().parents[1]
 browser = MomentBrowser({'generated TV': open_moments(('mXML', 'C3 Q1'), epochs=12, world={'train': 400}, out=root/'runs')})
-for name, height in (('curves', 480), ('ranking', 300)):
+for name, height in (('curves', 480), ('ranking', 280)):
     figure = browser.figure(name)
     figure.update_layout(title_text='', margin_t=50, paper_bgcolor='white', plot_bgcolor='white', font_color='#444') # a card of its own: GitHub has light and dark pages
     figure.write_image(root/'results'/f'moment-{name}.svg', width=900, height=height)
