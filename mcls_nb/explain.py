@@ -24,7 +24,7 @@ from .retrieve.search import MomentIndex, rank_spans
 from .summarize import rows as summaries
 from .summarize.decoding import beam_search
 
-# %% ../nbs/31_explain.ipynb #d787fafa
+# %% ../nbs/31_explain.ipynb #c2fa14aa
 @dataclass(frozen=True)
 class SummaryView:
     "A summary, the transcript, and where the one looked in the other; None where a system has no such part."
@@ -38,13 +38,14 @@ class SummaryView:
     gate: np.ndarray        # s d_video, what the forget gate let through
     span: float             # seconds of a video row
     reads: str = 'transcript word' # what a word of the source is
+    shares: np.ndarray = None # layers t 2, what hierarchical attention took from the transcript and from the video
 
     @property
     def summary(self)->str:
         "The words without the end."
         return ' '.join(self.words[:-1])
 
-# %% ../nbs/31_explain.ipynb #fb9c90e8
+# %% ../nbs/31_explain.ipynb #0cf2ea29
 def explain_summary(
     setup, # `summarize.rows.Setup`, a trained system with its data
     i:int, # number of the record
@@ -61,7 +62,7 @@ def explain_summary(
     reads_text = isinstance(source[0], str)
     at = source if reads_text else [f'{k * span:.1f} s' for k in source]
     record = data.records[i]
-    return SummaryView(record.id, record.summary, tuple(words), tuple(at), looks.cross, looks.video, looks.gate_attention, looks.gate, span, 'transcript word' if reads_text else 'time in the video')
+    return SummaryView(record.id, record.summary, tuple(words), tuple(at), **vars(looks), span=span, reads='transcript word' if reads_text else 'time in the video')
 
 # %% ../nbs/31_explain.ipynb #155acb3d
 class SummaryExplorer:
@@ -204,7 +205,7 @@ def _average(model, corpus, split, language): # clips of some videos, encoded on
     batch = videos.collate(range(0, len(videos), -(-len(videos) // _FEW))).to(device)
     with torch.no_grad(): return model.encode_clips(batch.video, batch.subtitles[language], batch.mask, language)
 
-# %% ../nbs/31_explain.ipynb #6ad50613
+# %% ../nbs/31_explain.ipynb #9d63fd0c
 class MomentExplorer:
     "A trained system that is asked in its languages and explains its answers."
     def __init__(self,
@@ -215,7 +216,7 @@ class MomentExplorer:
         alpha:float=20., merge:str='mean', # as in the search
         nms:float=.5, # an answer that overlaps more with a better one is left out; None = as the papers rank
     ):
-        self.models, self.corpus, self.split, self._alpha, self._merge, self._nms = models, corpus, split, alpha, merge, nms
+        self.models, self.corpus, self.split, self.merge, self._alpha, self._nms = models, corpus, split, merge, alpha, nms
         self.languages, self.lines = tuple(models), lines or _world_lines(corpus, split)
         self.samples = [dict(q.texts) for q in choose(corpus.splits, split, 'split')] # language -> text, queries to try
         self._known = {(l, q.texts[l]): q for q in reversed(corpus.splits[split]) for l in self.languages}
@@ -228,7 +229,7 @@ class MomentExplorer:
         return (q.video, *q.moment) if q and q.moment else None
     def warning(self, text:str, language:str): return _warning(self.corpus, text, language)
 
-# %% ../nbs/31_explain.ipynb #ec4c9552
+# %% ../nbs/31_explain.ipynb #70c94579
 def _query_of(self, text, language): # -> (Query or text, model)
     model, text = choose(self.models, language, 'language'), ' '.join(str(text).split())
     check(text, 'the query is empty', f'query ({language})', 'type what happens or what is said')
@@ -237,14 +238,14 @@ def _query_of(self, text, language): # -> (Query or text, model)
 def _found(self, text, language, k): # DataFrame video, start, end, score
     query, model = _query_of(self, text, language)
     index = self._index(language)
-    r = index.search(moments.ask(model, self.corpus, [query], language), k=k, rule=self.corpus.rule, alpha=self._alpha, merge=self._merge, nms=self._nms)
+    r = index.search(moments.ask(model, self.corpus, [query], language), k=k, rule=self.corpus.rule, alpha=self._alpha, merge=self.merge, nms=self._nms)
     some = r.video[0] >= 0
     return pd.DataFrame(dict(video=[index.names[v] for v in r.video[0][some]], start=r.start[0][some], end=r.end[0][some], score=r.score[0][some]))
 
-# %% ../nbs/31_explain.ipynb #ea7a5b95
+# %% ../nbs/31_explain.ipynb #00635350
 def _explained(self, text, language, video, span): # -> MomentView
     query, model = _query_of(self, text, language)
-    return explain_moment(model, self.corpus, query, video, language, self.split, span, self._others(language), self.lines(video, language), None, self._alpha, self._merge)
+    return explain_moment(model, self.corpus, query, video, language, self.split, span, self._others(language), self.lines(video, language), None, self._alpha, self.merge)
 
 def _warning(corpus, text, language): # a sentence, or '' if all is well
     embedding = getattr(corpus.world, 'embedding', None)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Extractor', 'extract_video', 'PixelFeatures', 'load_weights', 'fingerprint', 'ResidualNet', 'ResNeXt3D', 'I3D',
-           'TVRFeatures', 'TextEncoder', 'subtitle_rows', 'HashedText', 'PretrainedText']
+           'TVRFeatures', 'TextEncoder', 'subtitle_rows', 'HashedText', 'PretrainedText', 'embedder']
 
-# %% ../nbs/51_extractors.ipynb #f722e1b2
+# %% ../nbs/51_extractors.ipynb #8ccfc66f
 import dataclasses, hashlib, itertools, math, pickle, re, warnings
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -349,7 +349,7 @@ def _span(cue, seconds): # first clip that a cue overlaps, and the one after the
     check(cue.start is not None, 'has no times', f'cue {cue.text[:30]!r}', 'bring subtitles (.srt, .vtt)')
     return int(cue.start / seconds + 1e-6), math.ceil(cue.end / seconds - 1e-6)
 
-# %% ../nbs/51_extractors.ipynb #ff2397fe
+# %% ../nbs/51_extractors.ipynb #e0ed3003
 def subtitle_rows(
     cues, # of `media.Cue`, with times
     encoder:TextEncoder, # makes rows from their texts
@@ -361,7 +361,8 @@ def subtitle_rows(
     late = sum(first >= n for first, _ in spans)
     if late: warnings.warn(f'{late} of {len(spans)} cues begin after the end of the video ({n * seconds:g} s) and were left out.')
     rows = np.full((n, width), -np.inf, np.float32)
-    for (first, last), words in zip(spans, encoder.encode([c.text for c in cues])):
+    encoded = (words for k in range(0, len(cues), 64) for words in encoder.encode([c.text for c in cues[k:k + 64]])) # some at a time
+    for (first, last), words in zip(spans, encoded):
         if len(words): rows[first:last] = np.maximum(rows[first:last], words.max(0)) # t d -> d, to each clip that hears it
     rows[np.isneginf(rows)] = 0
     return np.stack([_unit(r) for r in rows]) if normalise and n else rows
@@ -436,3 +437,16 @@ class PretrainedText:
         "Rows of tokens."
         texts = list(texts)
         return [rows for i in range(0, len(texts), self.batch) for rows in self._states(texts[i:i + self.batch])]
+
+# %% ../nbs/51_extractors.ipynb #25e6fb64
+_WEIGHTLESS = (HashedText,) # each made by a width and seconds
+
+def _embed(encoder, text, language): return encoder.encode([text])[0] # t d; the encoder is the same for all languages
+
+# %% ../nbs/51_extractors.ipynb #f2faf487
+def embedder(
+    contract:FeatureContract, # of subtitles
+): # (text, language) -> t d, as `retrieve.data.MomentCorpus` takes it; None where only weights would tell
+    "What makes rows of a typed text, if the contract alone says how."
+    made = (encoder(contract.width, contract.span) for encoder in _WEIGHTLESS)
+    return next((partial(_embed, e) for e in made if dataclasses.replace(e.contract, dtype=contract.dtype) == contract), None)

@@ -90,14 +90,14 @@ def knowable(
     frame = pd.DataFrame(found, columns=['role', 'frames', 'transcript'])
     return frame.assign(either=frame.frames | frame.transcript).groupby('role', sort=False).mean().mul(100).reset_index()
 
-# %% ../nbs/32_grounding.ipynb #d0035942
+# %% ../nbs/32_grounding.ipynb #dfe94a8b
 def _linked(explorer, texts, names, language): # q clauses, q videos -> DataFrame start, end, score
     corpus, split = explorer.corpus, explorer.split
     durations, model = choose(corpus.durations, split, 'split'), choose(explorer.models, language, 'language')
     for v in names: check(v in durations, f'there is no video {v!r}', f'{corpus.name}, {split}', 'choose one of the split')
     few = replace(corpus, splits={}, durations={split: {v: durations[v] for v in names}})
     index = MomentIndex.build(model, VideoSet(few, split), language)
-    r = index.search(moments.ask(model, corpus, texts, language), 'SVMR', 1, [index.names.index(v) for v in names], rule=corpus.rule, merge=explorer._merge)
+    r = index.search(moments.ask(model, corpus, texts, language), 'SVMR', 1, [index.names.index(v) for v in names], rule=corpus.rule, merge=explorer.merge)
     return pd.DataFrame(dict(start=r.start[:, 0], end=r.end[:, 0], score=r.score[:, 0]))
 
 # %% ../nbs/32_grounding.ipynb #fe603923
@@ -237,7 +237,7 @@ PRESETS = {
     'small': GroundingPreset(TVWorldConfig(train=3000, d_latent=64), _SUMMARY, override(moments.PRESETS['small'], fit=replace(moments.PRESETS['small'].fit, epochs=6))),
 }
 
-# %% ../nbs/32_grounding.ipynb #511849e4
+# %% ../nbs/32_grounding.ipynb #57af7fbe
 @dataclass(frozen=True)
 class GroundingJob(Job):
     "What decides the numbers of a run of grounded summaries."
@@ -248,7 +248,6 @@ class GroundingJob(Job):
         "System and preset with the job's own parameters; `epochs` are those of both halves."
         row, p = choose(SYSTEMS, self.row, 'system'), choose(PRESETS, self.preset, 'preset')
         check(not self.data, 'true moments are known in the generated world alone', 'parameter data', 'leave it empty')
-        check(self.epochs is None or self.epochs >= 1, f'{self.epochs} epochs are none', 'parameter epochs', 'train for at least one')
         few = dict(train=16, val=4, test=6) if self.smoke else {}
         fit = lambda part: replace(part, fit=override(part.fit, epochs=1 if self.smoke else self.epochs))
         return row, replace(p, world=override(p.world, **(few | (self.world or {}))), summary=fit(p.summary), moments=fit(p.moments))
@@ -308,11 +307,9 @@ def run_job(
     write_rows(result.rows, result.folder)
     return result
 
-# %% ../nbs/32_grounding.ipynb #4aee6f4b
+# %% ../nbs/32_grounding.ipynb #8beb3592
 def _item_scores(job, out, metric): # (video) -> percent, the mean over its clauses; 0 without any
-    file = job.folder(out)/_LINKS
-    check(file.exists(), 'this run is not finished', file.parent, 'run it first, e.g. with `sweep`')
-    frame, known = pd.read_csv(file), {n: n for a in ANSWERS for m in MEASURES for n in [f'{a} {m}']}
+    frame, known = pd.read_csv(job.written(out, _LINKS)), {n: n for a in ANSWERS for m in MEASURES for n in [f'{a} {m}']}
     names = [v.name for v in TVWorld(job.settings[1].world, 0).split('test')]
     return 100. * frame[choose(known, metric, 'metric of clauses')].groupby(frame.video).mean().reindex(names, fill_value=0.)
 

@@ -17,7 +17,7 @@ from filelock import Timeout
 
 from .core import TIDY, DataError, atomic, check, choose, lock, progress, run_folder, stream_seed, tidy, versions
 
-# %% ../nbs/09_runs.ipynb #b7b53f52
+# %% ../nbs/09_runs.ipynb #a54633c3
 @dataclass(frozen=True)
 class Job:
     "What decides the numbers of a run; each half of the house adds fields, `about` and `perform`."
@@ -29,30 +29,35 @@ class Job:
     smoke: bool = False    # one epoch everywhere on a few records
     world: dict = field(default=None, hash=False) # fields of the world that differ from the preset's
 
+    def __post_init__(self): check(self.epochs is None or self.epochs >= 1, f'{self.epochs} epochs are none', 'parameter epochs', 'train for at least one')
     about = property(lambda self: _missing(self, 'about'), doc='A hash of the system, the sizes, the data and the seed.')
     system = property(lambda self: self.row, doc='What the tidy rows call it.')
     size = property(lambda self: '', doc="What else the folder's name tells, e.g. 'n60'.")
-
     def perform(self, folder, out, only=None)->pd.DataFrame:
         "Train (or go on) and score in `folder`, which it makes once all is checked; shared things lie below `out`. Returns the tidy rows."
         _missing(self, 'perform')
-
     def item_scores(self, out, metric)->pd.Series: # index: whatever tells items apart
         "The score of each test item of a finished run."
         _missing(self, 'item_scores')
+    def folder(self, out)->Path: return _folder(self, out) # where the run writes below `out`
+    def written(self, out, name)->Path: return _written(self, out, name) # a file in that folder, once the run is finished
+    def tidy(self, values, split)->pd.DataFrame: return _tidied(self, values, split) # numbers by metric as the run's tidy rows
 
-    def folder(self, out)->Path:
-        "Where the run writes below `out`."
-        name = re.findall('[a-z0-9]+', self.row.lower().replace('w/o', 'wo'))
-        return Path(out)/'-'.join([*name, self.preset, *filter(None, [self.size]), f's{self.seed}', self.about])
-
-    def tidy(self, values, split)->pd.DataFrame:
-        "Numbers by metric as the run's tidy rows."
-        tags = dict(run=f'{self.system}/{self.preset}/{self.seed}', row=self.system, preset=self.preset, seed=self.seed)
-        return tidy(values, split=split, config_hash=self.about, versions=str(versions()), **tags)
-
-# %% ../nbs/09_runs.ipynb #e5b308e6
+# %% ../nbs/09_runs.ipynb #ab566e50
 def _missing(job, what): raise NotImplementedError(f'{type(job).__name__} lacks {what}')
+
+def _folder(job, out):
+    name = re.findall('[a-z0-9]+', job.row.lower().replace('w/o', 'wo'))
+    return Path(out)/'-'.join([*name, job.preset, *filter(None, [job.size]), f's{job.seed}', job.about])
+
+def _written(job, out, name):
+    file = job.folder(out)/name
+    check(file.exists(), 'this run is not finished', file.parent, 'run it first, e.g. with `sweep`')
+    return file
+
+def _tidied(job, values, split):
+    tags = dict(run=f'{job.system}/{job.preset}/{job.seed}', row=job.system, preset=job.preset, seed=job.seed)
+    return tidy(values, split=split, config_hash=job.about, versions=str(versions()), **tags)
 
 # %% ../nbs/09_runs.ipynb #f350318d
 def write_rows(

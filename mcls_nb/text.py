@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PAD', 'EOS', 'UNK', 'SPECIALS', 'tokenize', 'Vocab', 'build_vocab', 'load_vocab', 'save_vocab']
 
-# %% ../nbs/01_text.ipynb #a4084b43
+# %% ../nbs/01_text.ipynb #772f928a
 import re
 from collections import Counter
 
 import torch
 
-from .core import DataError, atomic, check, config_hash, read_lines
+from .core import atomic, check, config_hash, read_lines
 
 # %% ../nbs/01_text.ipynb #df397711
 _ENDS = re.compile(r'^([\W_]*)(.*?)([\W_]*)$', re.S)

@@ -285,12 +285,12 @@ def _start(model, data, loss, cfg, out, validate, note, make):
     at = dict(step=0, epoch=0, best=None, waited=0, sums=[0., 0., 0., 0.], history=[], finished=False)
     return _Run(model, net, optimizer, acc, data, cfg, validate, out, plan, about, at, bf16, versions())
 
-# %% ../nbs/07_training.ipynb #fdec7b24
+# %% ../nbs/07_training.ipynb #38257db5
 def _save(run, name, optimizer=None):
     "Write a checkpoint into the run's folder, from the main process."
     if run.out and run.acc.is_main_process:
         save_checkpoint(run.out/f'{name}.safetensors', run.model, optimizer, **run.at, **run.about,
-                        config_hash=config_hash(run.about), versions=run.versions)
+                        config_hash=config_hash(run.about), versions=run.versions, contracts=_json(getattr(run.data, 'contracts', None)))
 
 def _save_last(run):
     "Write where the run stands, unless that was done a moment ago and there is more to come."

@@ -129,7 +129,7 @@ def _truth(batch, compared): # scores of a teacher who is sure and always right
 # %% ../../nbs/24_retrieve.c3.ipynb #b2e4e383
 _TABLE = 50_000_000 # entries of a table of queries and videos that is kept: 200 MB a language
 
-# %% ../../nbs/24_retrieve.c3.ipynb #6e070a12
+# %% ../../nbs/24_retrieve.c3.ipynb #56055cd7
 class Lessons:
     "Batches with what a teacher says of them, for `training.fit`; without a teacher, just the batches."
     def __init__(self,
@@ -142,6 +142,8 @@ class Lessons:
         self.data, self.epochs, self.epoch, self.teacher, self.merge = data, epochs, 0, teacher, merge
         size = len(data.queries) * len(data.queries_of)
         self.kept = _all_taught(teacher, data, merge) if teacher is not None and size <= table else None
+
+    contracts = property(lambda self: self.data.contracts, doc='What the rows are.')
 
     def batches(self, epoch:int)->list:
         "Lists of queries for an epoch."

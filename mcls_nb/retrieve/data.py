@@ -7,7 +7,7 @@ __all__ = ['RELEASED_SPANS', 'TASKS', 'TYPES', 'TVR_TEXT', 'SpanRule', 'Query', 
            'query_features', 'MomentBatch', 'MomentData', 'read_annotations', 'read_durations', 'H5Features',
            'load_mtvr', 'save_mtvr', 'tv_corpus']
 
-# %% ../../nbs/20_retrieve.data.ipynb #fd36c077
+# %% ../../nbs/20_retrieve.data.ipynb #ef1bb4aa
 import json, os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 from ..batching import length_mask
 from ..core import DataError, check, choose, read_lines, read_text, stream_seed
+from ..extractors import embedder
 from ..features import FeatureContract, FeatureFolder, FeatureStore, check_rows
 
 # %% ../../nbs/20_retrieve.data.ipynb #a76680ab
@@ -284,7 +285,7 @@ def _by_query(data, rng):
     order = rng.permutation(len(data.queries)).tolist()
     return [order[i:i + data.batch_videos] for i in range(0, len(order) - 1, data.batch_videos)]
 
-# %% ../../nbs/20_retrieve.data.ipynb #c6525be9
+# %% ../../nbs/20_retrieve.data.ipynb #97fc20a1
 class MomentData:
     "Queries of a split with videos and labels, for `training.fit`; items are positions in `queries`."
     def __init__(self,
@@ -304,6 +305,11 @@ class MomentData:
         check(len(self.queries_of) > 1, 'all queries ask about one video, so there is nothing to tell it from', where, 'add videos')
         check(batch_videos > 1, f'{batch_videos} in a batch leave nothing to compare with', 'parameter batch_videos', 'choose 2 or more')
         check(queries_per_video is None or queries_per_video > 0, f'{queries_per_video} queries teach nothing', 'parameter queries_per_video', 'choose 1 or more')
+    @property
+    def contracts(self)->dict: # of each stream
+        "What the rows are, as far as their sources tell."
+        sources = {'video': self.corpus.video, **{f'subtitles {l}': self.corpus.subtitles[l] for l in self.corpus.languages}}
+        return {name: getattr(s, 'contract', None) for name, s in sources.items()}
     def batches(self, epoch:int)->list:
         "Lists of queries for an epoch, in another order each time; an odd video may stay out."
         return self._batches(self, np.random.default_rng(stream_seed('moments', self.seed, epoch)))
@@ -399,7 +405,7 @@ class H5Features:
 # %% ../../nbs/20_retrieve.data.ipynb #0b23c2e8
 TVR_TEXT = FeatureContract(768, 1.5, 'seconds', 'RoBERTa-base tuned on TVR, second-to-last layer, maximum over tokens')
 
-# %% ../../nbs/20_retrieve.data.ipynb #9dac02d1
+# %% ../../nbs/20_retrieve.data.ipynb #827e2513
 _ANNOTATIONS, _DURATIONS = 'tvr_zh_en_{}_release.jsonl', 'tvr_video2dur_idx.json'
 _STREAMS = dict(video='video_feature/tvr_resnet152_rgb_max_i3d_rgb600_avg_cat_cl-1.5',
                 subtitles='bert_feature_{}/sub_query/tvr_sub_pretrained_w_sub_query_max_cl-1.5',
@@ -407,7 +413,7 @@ _STREAMS = dict(video='video_feature/tvr_resnet152_rgb_max_i3d_rgb600_avg_cat_cl
 
 class _Absent:
     "Features that are not there: says so when they are asked for."
-    def __init__(self, where): self.where = where
+    def __init__(self, where, width=None): self.where, self.width = where, width
     def _ask(self, *key): raise DataError('these features are not there', self.where, 'download or extract them, see the layout in nbs/20_retrieve.data.ipynb')
     __getitem__ = __contains__ = __iter__ = length = _ask
 
@@ -418,30 +424,34 @@ def _open_features(path):
     if (path/'store.json').is_file(): return FeatureStore(path)
     return FeatureFolder(path) if path.is_dir() else _Absent(file)
 
-# %% ../../nbs/20_retrieve.data.ipynb #6b03f04b
+# %% ../../nbs/20_retrieve.data.ipynb #a3a07ff4
 def load_mtvr(
     folder, # in the layout of the release
-    languages=('en', 'zh'), # those to read
+    languages=None, # those to read; by default all that have features, English and Chinese where none has
     rule:SpanRule=SpanRule(), # between clips and seconds
     max_clips:int=100, # of a video
     max_words:int=30, # of a query
 )->MomentCorpus:
-    "mTVR from files, all splits that are there."
+    "mTVR from files, all splits that are there; videos without any annotations can still be searched."
     folder = Path(folder)
     check(folder.is_dir(), 'there is no such folder', folder, 'check the path and the working folder')
     before, after = _ANNOTATIONS.split('{}')
     names = sorted(p.name[len(before):-len(after)] for p in folder.glob(_ANNOTATIONS.format('*')))
-    check(names, f'holds no {_ANNOTATIONS.format("*")}', folder, 'see the layout in nbs/20_retrieve.data.ipynb')
+    check(names or list(folder.glob('mtvr_features/**/store.json')), f'holds no {_ANNOTATIONS.format("*")}', folder, 'see the layout in nbs/20_retrieve.data.ipynb')
     splits = {s: read_annotations(folder/_ANNOTATIONS.format(s)) for s in names}
-    durations = {s: {v: d for v, (d, _) in read_durations(folder/_DURATIONS, s).items()} for s in names}
+    durations = {s: {v: d for v, (d, _) in read_durations(folder/_DURATIONS, s).items()} for s in names or _json(read_text(folder/_DURATIONS), folder/_DURATIONS)}
+    languages = languages or sorted(p.name[-2:] for p in folder.glob('mtvr_features/bert_feature_??')) or ('en', 'zh')
     streams = {what: {l: _open_features(folder/'mtvr_features'/path.format(l)) for l in languages} for what, path in _STREAMS.items()}
+    contract = getattr(streams['subtitles'][languages[0]], 'contract', None)
+    if not names: streams['queries'] = {l: _Absent(x.where, contract and contract.width) for l, x in streams['queries'].items()}
     return MomentCorpus(folder.name, tuple(languages), splits, durations, next(iter(streams['video'].values())), streams['subtitles'], streams['queries'],
-                        rule, max_clips, max_words)
+                        rule, max_clips, max_words, embed=contract and embedder(contract))
 
-# %% ../../nbs/20_retrieve.data.ipynb #458fd3c5
+# %% ../../nbs/20_retrieve.data.ipynb #06518abb
 def save_mtvr(
     corpus:MomentCorpus,
     folder, # in the layout of the release
+    contracts:dict=None, # of 'video', 'subtitles' and 'queries'; with them features go into stores instead of HDF5 files
 ):
     "Write a corpus in the layout of the release."
     import h5py
@@ -456,10 +466,12 @@ def save_mtvr(
     videos, ids = [v for s in durations.values() for v in s], [str(q.id) for s in corpus.splits.values() for q in s]
     for what, by_language in dict(video={'': corpus.video}, subtitles=corpus.subtitles, queries=corpus.queries).items():
         for language, source in by_language.items():
-            file = folder/'mtvr_features'/f'{_STREAMS[what].format(language)}.h5'
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with h5py.File(file, 'w') as f:
-                for key in ids if what == 'queries' else videos: f[key] = source[key]
+            path, keys = folder/'mtvr_features'/_STREAMS[what].format(language), ids if what == 'queries' else videos
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if contracts and keys: FeatureStore.create(path, ((key, source[key]) for key in keys), contracts[what])
+            if contracts: continue
+            with h5py.File(path.with_name(f'{path.name}.h5'), 'w') as f:
+                for key in keys: f[key] = source[key]
 
 # %% ../../nbs/20_retrieve.data.ipynb #a7b11103
 def tv_corpus(

@@ -274,7 +274,7 @@ def weighted_recalls(
     return pd.DataFrame([dict(language=l, weight=w, value=_first(s.video + w * s.sub, own), frames=float(s.video.std(1).mean()), subtitles=float(s.sub.std(1).mean()))
                          for l, s, own in _streams(models, corpus, split) for w in weights])
 
-# %% ../../nbs/29_retrieve.rows.ipynb #9c424267
+# %% ../../nbs/29_retrieve.rows.ipynb #5531d7db
 @dataclass(frozen=True)
 class MomentJob(Job):
     "What decides the numbers of a run of moment retrieval."
@@ -286,7 +286,6 @@ class MomentJob(Job):
     def settings(self)->tuple: # (MomentRow, MomentPreset)
         "Row and preset with the job's own parameters."
         p, row = choose(PRESETS, self.preset, 'preset'), choose(ROWS, self.row, 'row')
-        check(self.epochs is None or self.epochs >= 1, f'{self.epochs} epochs are none', 'parameter epochs', 'train for at least one')
         epochs = 1 if self.smoke else self.epochs
         p = replace(p, world=override(p.world, **(self.world or {})), fit=override(p.fit, epochs=epochs), rule=override(p.rule, **(self.rule or {})),
                     baselines={n: replace(t, fit=override(t.fit, epochs=epochs)) for n, t in p.baselines.items()})
@@ -314,8 +313,7 @@ class MomentJob(Job):
 
     def perform(self, folder, out, only=None)->pd.DataFrame:
         "Train (or go on training), search and score."
-        result = run_job(self, out)
-        return result.rows
+        return _result(self, folder, out).rows
 
 # %% ../../nbs/29_retrieve.rows.ipynb #8002e74e
 def _decisive(preset): # what decides an XML's numbers beside row, data and seed
@@ -337,13 +335,9 @@ class MomentResult:
     rows: pd.DataFrame   # tidy
     folder: Path         # what it wrote
 
-# %% ../../nbs/29_retrieve.rows.ipynb #5361091d
-def run_job(
-    job:MomentJob, # what to run
-    out='runs', # folder of all runs and their models
-)->MomentResult:
-    "Train (or go on training), search and score one system."
-    (row, p), folder, corpus = job.settings, job.folder(out), job.open()
+# %% ../../nbs/29_retrieve.rows.ipynb #b7957730
+def _result(job, folder, out): # -> MomentResult
+    (row, p), corpus = job.settings, job.open()
     split = judged_on(corpus)
     run_folder(folder)
     with threads(p.threads):
@@ -352,9 +346,17 @@ def run_job(
         values = _recalls({l: evaluate(a, corpus.splits[split]) for l, a in answers.items()}) | _agreements(answers)
         if not row.networks: values |= stream_recalls(trained.models, corpus, split)
     _write_hits(answers, corpus.splits[split], folder)
-    rows = job.tidy(values, 'test')
-    write_rows(rows, folder)
-    return MomentResult(corpus, split, trained, answers, rows, folder)
+    return MomentResult(corpus, split, trained, answers, job.tidy(values, 'test'), folder)
+
+# %% ../../nbs/29_retrieve.rows.ipynb #06bf6578
+def run_job(
+    job:MomentJob, # what to run
+    out='runs', # folder of all runs and their models
+)->MomentResult:
+    "Train (or go on training), search and score one system."
+    result = _result(job, job.folder(out), out)
+    write_rows(result.rows, result.folder)
+    return result
 
 # %% ../../nbs/29_retrieve.rows.ipynb #f9a6fd34
 _HITS = 'hits.csv' # rank of the first right answer: language, task, iou, query
@@ -370,11 +372,9 @@ def _agreements(answers): # how far two languages agree, averaged over pairs of 
     return {f'{name(r)} {what}': float(np.mean([t.loc[i, column] for t in tables])) for i, r in (tables[0].iterrows() if tables else ())
             for what, column in (('@10', 'overlap'), ('@1', 'top1'))}
 
-# %% ../../nbs/29_retrieve.rows.ipynb #95a838c0
+# %% ../../nbs/29_retrieve.rows.ipynb #e2682bb9
 def _item_scores(job, out, metric): # (desc_id) -> percent
-    file = job.folder(out)/_HITS
-    check(file.exists(), 'this run is not finished', file.parent, 'run it first, e.g. with `sweep`')
-    frame, words = pd.read_csv(file), metric.split()
+    frame, words = pd.read_csv(job.written(out, _HITS)), metric.split()
     k = next((int(w[2:]) for w in words if w.startswith('R@')), None)
     known = k is not None and words[0] in TASKS and 'frames' not in words and 'subtitles' not in words
     check(known, f'{metric!r} is no mean over queries', 'metric', "choose one like 'VCMR en R@1 IoU=0.5'")

@@ -6,7 +6,7 @@
 __all__ = ['RNNConfig', 'PackedGRU', 'RNNReader', 'Context', 'ContextAttention', 'State', 'RNNMemory', 'RNNWriter',
            'RNNSummarizer', 'convert_reference']
 
-# %% ../../nbs/16_summarize.rnn.ipynb #e1e224fe
+# %% ../../nbs/16_summarize.rnn.ipynb #6efa9de6
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from ..attention import KeyValues
 from ..batching import masked_mean
 from ..core import check, choose
 from .fusion import CrossFusion, HierarchicalFusion
-from .models import Outputs, convert_reference as convert_gates
+from .models import GATES, Outputs, convert_reference as convert_gates
 
 # %% ../../nbs/16_summarize.rnn.ipynb #f81d73c7
 @dataclass(frozen=True)
@@ -286,14 +286,14 @@ _RENAME = {'enc.enc.': 'reader.text.gru.', 'enc.emb.': 'reader.embed.', 'dec.emb
            '.hid2ctx.': '.query.', '.ctx2ctx.': '.key.', '.ctx2hid.': '.value.', '.mlp.': '.score.'}
 _WATCH = {'enc.enc.': 'reader.video.gru.', 'enc.emb.': 'reader.project.'} # where the encoder reads video
 
-# %% ../../nbs/16_summarize.rnn.ipynb #061240f2
+# %% ../../nbs/16_summarize.rnn.ipynb #169079aa
 def convert_reference(
     state:dict, # name -> tensor; `enc.` and `dec.` in front of nmtpytorch's names
     cfg:RNNConfig, # of the network that it is for
 )->dict: # name -> tensor, for `load_state_dict`
     "Rename and cut the parameters of a released recurrent summariser."
     rename, out = _RENAME | _WATCH if cfg.reads == 'video' else _RENAME, {}
-    gates = {n: w for n, w in state.items() if n.startswith(('dec.crossmodal_', 'dec.memory_', 'dec.forget_', 'dec.fusion_'))}
+    gates = {n: w for n, w in state.items() if GATES.keys() & n.split('.')}
     for name, w in state.items():
         if name in gates or name == 'dec.out2prob.weight': continue # the output matrix is the target table itself
         for old, new in rename.items():

@@ -7,7 +7,7 @@ __all__ = ['GENERAL', 'RECURRENT', 'AUGMENTED', 'EXTRA', 'ROWS', 'PRESETS', 'PAP
            'Preset', 'fits', 'open_corpus', 'Setup', 'plan_of', 'train', 'Scores', 'evaluate', 'bounds', 'explain',
            'SummaryJob', 'Result', 'run_job', 'best_layer', 'sample_sizes', 'size_jobs', 'by_size', 'enough']
 
-# %% ../../nbs/19_summarize.rows.ipynb #32cb3a68
+# %% ../../nbs/19_summarize.rows.ipynb #e7a9ae52
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 
 from ..core import DataError, as_dict, atomic, check, choose, config_hash, override, run_folder, threads
+from ..features import FeatureStore
 from ..runs import Job, Paper, comparable, grid, means, verdict, write_rows
 from .data import Corpus, SummaryData, load_how2, world_corpus
 from .decoding import look, summarize
 from .metrics import item_scores, report, score, slot_accuracy
 from .models import MFFG, MT_DENSECAP, NCLS_BEAVER, SummarizerConfig
 from .rnn import RNNConfig
-from .stages import RECIPES, RELEASED, Distil, Mix, Plan, Translate, follow, replace_stage
+from .stages import RECIPES, RELEASED, Distil, Mix, Plan, Translate, follow, in_language, replace_stage
 from ..training import FitConfig
 from ..worlds import How2World, How2WorldConfig
 
@@ -182,7 +183,12 @@ def plan_of(
     return Plan(corpus, override(getattr(preset, row.network), **row.model), seeded.pop('fit'), samples=samples, max_text=preset.max_text, max_video=preset.max_video,
                 seed=seed, translator=replace(preset.model, reads='text'), **seeded)
 
-# %% ../../nbs/19_summarize.rows.ipynb #2f5a819f
+# %% ../../nbs/19_summarize.rows.ipynb #75101480
+def _foreign(corpus): # the language that is summarised: not English if there is a choice
+    there = [l for l in corpus.splits['train'][0].transcripts if l != 'en']
+    return 'pt' if 'pt' in there else min(there, default='en' if isinstance(corpus.features, FeatureStore) else 'pt')
+
+# %% ../../nbs/19_summarize.rows.ipynb #9ed98834
 def train(
     row:Row, # which system
     preset:Preset, # how large
@@ -191,9 +197,9 @@ def train(
     teachers=None, # folder of teachers, shared between runs
 )->Setup:
     "Follow the row's recipe."
-    done = follow(row.recipe, plan, out, teachers)
+    done = follow(in_language(row.recipe, _foreign(plan.corpus)), plan, out, teachers)
     splits, few = done.corpus.splits, plan.samples if done.split == 'train' else None
-    records = {'train': splits[done.split][:few]} | {s: splits[s] for s in ('val', 'test') if s in splits}
+    records = {'train': splits[done.split][:few]} | {s: splits[s] for s in ('val', 'test') if splits.get(s)}
     data = {s: SummaryData(r, plan.corpus.features, *done.vocabs, done.language, plan.max_text, plan.max_video, plan.train.batch_size, plan.seed) for s, r in records.items()}
     return Setup(row, preset, done.corpus, done.model, data, done.histories, done.scores)
 
@@ -274,7 +280,7 @@ def _told(row, sizes): # of a preset, what decides the numbers of a row
     unused = [k for k, used in (('rnn', row.network == 'rnn'), ('mix', Mix in kinds), ('translation', Translate in kinds)) if not used]
     return {k: v for k, v in told.items() if k not in unused}
 
-# %% ../../nbs/19_summarize.rows.ipynb #5a88c0e4
+# %% ../../nbs/19_summarize.rows.ipynb #12024986
 @dataclass(frozen=True)
 class SummaryJob(Job):
     "What decides the numbers of a system that summarises."
@@ -286,7 +292,6 @@ class SummaryJob(Job):
     def settings(self)->Preset:
         "The preset with the job's own parameters."
         p = choose(PRESETS, self.preset, 'preset')
-        check(self.epochs is None or self.epochs >= 1, f'{self.epochs} epochs are none', 'parameter epochs', 'train for at least one')
         p = replace(p, world=override(p.world, **(self.world or {})), fit=override(p.fit, epochs=1 if self.smoke else self.epochs, use=self.use))
         if not self.smoke: return p
         once = {k: replace(getattr(p, k), epochs=1) for k in ('pretrain', 'distil', 'mix', 'translation')}
@@ -313,9 +318,7 @@ class SummaryJob(Job):
     def perform(self, folder, out, only=None)->pd.DataFrame: return _result(self, folder, out, only).rows
 
     def item_scores(self, out, metric)->pd.Series: # (id, reference) -> score of the run's summary
-        file = self.folder(out)/'summaries.csv'
-        check(file.exists(), 'this run is not finished', file.parent, 'run it first, e.g. with `sweep`')
-        frame = pd.read_csv(file, keep_default_na=False, dtype=str) # a summary may be empty, or read "null"
+        frame = pd.read_csv(self.written(out, 'summaries.csv'), keep_default_na=False, dtype=str) # a summary may be empty, or read "null"
         return pd.Series(item_scores(list(frame.summary), list(frame.reference), metric), index=pd.MultiIndex.from_frame(frame[['id', 'reference']]))
 
 # %% ../../nbs/19_summarize.rows.ipynb #c6c8350b

@@ -7,9 +7,8 @@ __all__ = ['RELEASED', 'RECIPES', 'Train', 'Mix', 'Translate', 'Distil', 'Transp
            'transplant', 'teacher_states', 'Pairs', 'PairData', 'new_student', 'distil_loss', 'distil', 'Plan', 'teach',
            'Translator', 'train_translator', 'translated', 'Followed', 'follow']
 
-# %% ../../nbs/15_summarize.stages.ipynb #bf41d51a
+# %% ../../nbs/15_summarize.stages.ipynb #0ee171ce
 import hashlib, json
-from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -288,7 +287,7 @@ class Plan:
     translation: FitConfig = FitConfig() # of a translator
     translator: object = None          # its network's configuration, `model` reading text by default; or any callable: texts -> texts
 
-# %% ../../nbs/15_summarize.stages.ipynb #2505ac7a
+# %% ../../nbs/15_summarize.stages.ipynb #3d742e9e
 def _records(plan, split): # what a stage may see
     records = choose(plan.corpus.splits, split, 'split')
     if split != 'train' or plan.samples is None: return records
@@ -301,16 +300,19 @@ def _vocab(plan, language, split): # from the training text that the stage may s
 def _data(plan, split, language, vocabs, fit_cfg):
     return SummaryData(_records(plan, split), plan.corpus.features, *vocabs, language, plan.max_text, plan.max_video, fit_cfg.batch_size, plan.seed)
 
+def _can_validate(plan, *languages): # whether there are validation records in all of them
+    records = plan.corpus.splits.get('val')
+    return bool(records) and {*languages} <= records[0].transcripts.keys()
+
 def _held_out(plan, language, vocabs): # None where there is nothing to validate on
-    there = 'val' in plan.corpus.splits and language in plan.corpus.splits['val'][0].transcripts
-    return _data(plan, 'val', language, vocabs, plan.train) if there else None
+    return _data(plan, 'val', language, vocabs, plan.train) if _can_validate(plan, language) else None
 
 def _validation(data): return data and (lambda model: word_scores(model, data)) # for fit
 
 def _judged(cfg, val): return cfg if val else replace(cfg, monitor='loss', use='last') # without validation nothing tells which weights are best
 
 def _config(plan, vocabs, **changes):
-    some = next(iter(plan.corpus.splits.values()))[0].id
+    some = next(r.id for records in plan.corpus.splits.values() for r in records)
     return replace(plan.model, source_words=len(vocabs[0]), target_words=len(vocabs[1]), d_video=int(plan.corpus.features[some].shape[1]), **changes)
 
 def _fresh(plan, vocabs, share=False): # a network with the seed's weights
@@ -338,14 +340,15 @@ def teach(
         fit(model, data, summary_loss, _judged(plan.pretrain, val), out, _validation(val), 'stage 1')
     return model, (english, english)
 
-# %% ../../nbs/15_summarize.stages.ipynb #b671e2af
-_DARK = defaultdict(lambda: np.zeros((1, 1), np.float32)) # a video for those who do not look
+# %% ../../nbs/15_summarize.stages.ipynb #60bb905a
+class _Dark: # a video for those who do not look
+    def __getitem__(self, key): return np.zeros((1, 1), np.float32)
 
 def _pairs(plan, split, source, target, vocabs): # data whose summaries are transcripts
     records = [replace(r, summary=choose(r.transcripts, target, f'transcript of {r.id} in')) for r in _records(plan, split)]
-    return SummaryData(records, _DARK, *vocabs, source, plan.max_text, 1, plan.translation.batch_size, plan.seed)
+    return SummaryData(records, _Dark(), *vocabs, source, plan.max_text, 1, plan.translation.batch_size, plan.seed)
 
-# %% ../../nbs/15_summarize.stages.ipynb #b0fa4fd0
+# %% ../../nbs/15_summarize.stages.ipynb #93d28490
 @dataclass
 class Translator:
     "A text-only summariser that writes transcripts of another language; call it with a list of texts."
@@ -358,13 +361,13 @@ class Translator:
     def __call__(self, texts:list)->list:
         file = self.folder and Path(self.folder)/f'texts-{config_hash(texts)}.json'
         if file and file.exists(): return json.loads(file.read_text('utf-8'))
-        data = SummaryData([Record(str(i), {'': t}, '') for i, t in enumerate(texts)], _DARK, *self.vocabs, '', self.max_text, 1)
+        data = SummaryData([Record(str(i), {'': t}, '') for i, t in enumerate(texts)], _Dark(), *self.vocabs, '', self.max_text, 1)
         written = [self.vocabs[1].decode(h.tokens) for h in summarize(self.model, data, 64, 'translations', beam=1, max_len=self.longest)]
         if file:
             with atomic(file) as p: p.write_text(json.dumps(written), encoding='utf-8')
         return written
 
-# %% ../../nbs/15_summarize.stages.ipynb #362c943f
+# %% ../../nbs/15_summarize.stages.ipynb #623037d2
 def train_translator(
     plan:Plan, # corpus, sizes and how to train
     source:str, # language that is read
@@ -375,8 +378,7 @@ def train_translator(
     vocabs = tuple(_vocab(plan, l, 'train') for l in (source, target))
     reader = replace(plan, model=plan.translator or replace(plan.model, reads='text'))
     model, data = _fresh(reader, vocabs), _pairs(plan, 'train', source, target, vocabs)
-    there = 'val' in plan.corpus.splits and {source, target} <= plan.corpus.splits['val'][0].transcripts.keys()
-    val = _pairs(plan, 'val', source, target, vocabs) if there else None
+    val = _pairs(plan, 'val', source, target, vocabs) if _can_validate(plan, source, target) else None
     about = config_hash(model.cfg, plan.translation, plan.max_text, [v.name for v in vocabs], _mark(data), val and _mark(val), plan.seed)
     out = None if folder is None else run_folder(Path(folder)/f'translator-{source}-{target}-s{plan.seed}-{about}')
     with lock(f'{out}.lock') if out else nullcontext():
@@ -461,7 +463,7 @@ def _transplant(way, stage):
     way.model = _fresh(way.plan, way.vocabs)
     way.origins = transplant(way.model, stage, way.teacher, way.student, way.layers, way.normed, (way.vocabs[0], english))
 
-# %% ../../nbs/15_summarize.stages.ipynb #23bdfb1f
+# %% ../../nbs/15_summarize.stages.ipynb #714fe005
 def _joint(vocabs): # the words of the first, then what the others have besides
     return Vocab(list(dict.fromkeys(w for v in vocabs for w in v.tokens[3:])))
 
@@ -478,11 +480,13 @@ def _translate(way, stage):
     plan = way.plan
     own = not callable(plan.translator)
     translate = train_translator(plan, stage.source, stage.target, way.teachers) if own else plan.translator
-    way.plan = replace(plan, corpus=translated(plan.corpus, stage, translate))
+    new = translated(plan.corpus, stage, translate)
+    way.plan = replace(plan, corpus=new)
     test = plan.corpus.splits.get('test', [])
     if test and all(stage.target in r.transcripts for r in test): # then its quality can be told
-        texts = [r.transcripts[stage.target] for r in translated(plan.corpus, replace(stage, on='test'), translate).splits['test']]
-        way.scores['translation bleu4'] = score(texts, [r.transcripts[stage.target] for r in test], only=('bleu4',))['bleu4']
+        mine = new if stage.on == 'test' else translated(plan.corpus, replace(stage, on='test'), translate)
+        texts, truth = ([r.transcripts[stage.target] for r in records] for records in (mine.splits['test'], test))
+        way.scores['translation bleu4'] = score(texts, truth, only=('bleu4',))['bleu4']
 
 # %% ../../nbs/15_summarize.stages.ipynb #1eb5b901
 _MOVES = {Train: _train, Distil: _distil, Transplant: _transplant, Mix: _mix, Translate: _translate}
