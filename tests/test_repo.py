@@ -19,13 +19,14 @@ ROOMS = {
     'summarize.data': 'text features batching', 'summarize.fusion': 'transformer', 'summarize.models': 'summarize.fusion',
     'summarize.decoding': 'text summarize.models', 'summarize.metrics': 'runs', 'summarize.stages': 'training distill summarize.*',
     'summarize.rnn': 'summarize.models', 'summarize.rows': 'runs worlds training summarize.*',
-    'retrieve.data': 'text features batching worlds', 'retrieve.scoring': 'batching', 'retrieve.encoders': 'transformer retrieve.scoring',
+    'media': 'core', 'extractors': 'core text features media',
+    'retrieve.data': 'text features batching worlds extractors', 'retrieve.scoring': 'batching', 'retrieve.encoders': 'transformer retrieve.scoring',
     'retrieve.losses': 'retrieve.scoring', 'retrieve.c3': 'distill training retrieve.*', 'retrieve.search': 'retrieve.data retrieve.scoring',
     'retrieve.evaluate': 'retrieve.data', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
     'retrieve.rows': 'runs worlds training retrieve.*',
     'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *', 'plots': 'core', 'widgets': 'plots',
-    'media': 'core', 'extractors': 'core text features media', 'own': 'media extractors *'}
-LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in ('core', 'features', 'plots') if m in MODULES] # must do without torch
+    'own': 'extractors *'}
+LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in ('core', 'features', 'media', 'plots') if m in MODULES] # must do without torch
 
 
 def cells(path): return json.loads(path.read_text('utf-8'))['cells']
