@@ -76,7 +76,7 @@ class SummaryExplorer:
         self.labels = [r.id for r in choose(setup.data, split, 'split').records] # one for each sample
         self.view = lru_cache(keep)(lambda i: explain_summary(setup, i, split, span)) # number of a sample -> `SummaryView`
 
-# %% ../nbs/31_explain.ipynb #445a1dd2
+# %% ../nbs/31_explain.ipynb #0940a9ca
 def open_summaries(
     rows=('VDF', 'NCLS'), # names of systems that summarise
     preset:str='tiny', # sizes of world and network
@@ -84,7 +84,7 @@ def open_summaries(
     data:str='', # folder in the released layout; empty = the preset's world
     out='runs', # folder of all runs; what is there is not trained again
     split:str='test', # whose videos
-    layers:int=0, # of the decoder; 0 = the preset's
+    layers:int=0, # of a transformer's decoder; 0 = the preset's
     **more, # other fields of `SummaryJob`
 )->dict: # name -> `SummaryExplorer`
     "Systems that summarise, trained or read."
@@ -92,7 +92,7 @@ def open_summaries(
     for name in rows:
         row, job = choose(summaries.ROWS, name, 'row that summarises'), summaries.SummaryJob(name, preset, seed, data, **more)
         folder = job.folder(out)
-        if layers: row, folder = replace(row, model=row.model | dict(decoder_layers=layers)), folder.with_name(f'{folder.name}-layers{layers}')
+        if layers and row.network == 'model': row, folder = replace(row, model=row.model | dict(decoder_layers=layers)), folder.with_name(f'{folder.name}-layers{layers}')
         plan = summaries.plan_of(row, job.settings, job.open(), seed, job.samples)
         with threads(job.settings.threads): setup = summaries.train(row, job.settings, plan, run_folder(folder), Path(out)/'teachers')
         found[name] = SummaryExplorer(setup, split)
@@ -132,7 +132,7 @@ def _tokens(corpus, text, language, n): # n names of a query's tokens
 def _said(lines, l, clip): # (start, end, text) of lines -> l, what is said in each clip
     return tuple(' / '.join(text for a, b, text in lines if a < (k + 1) * clip and b > k * clip) for k in range(l))
 
-# %% ../nbs/31_explain.ipynb #3deacab4
+# %% ../nbs/31_explain.ipynb #a1548d96
 @dataclass
 class _Asked: # a query and a video, encoded, with padding cut off
     words: np.ndarray   # 2 t
@@ -146,6 +146,7 @@ class _Asked: # a query and a video, encoded, with padding cut off
         video = tuple(scale * (c - m) for c, m in zip(self.cosines.amax(1).tolist(), self.average))
         return {'which video': video, 'where it begins': tuple(above[:, 0, st].tolist()), 'where it ends': tuple(above[:, 1, ed].tolist())}
 
+# %% ../nbs/31_explain.ipynb #3e8ed588
 @torch.no_grad()
 def _ask(model, corpus, query, video, language, split, weight, others): # -> _Asked
     device, videos = next(model.parameters()).device, VideoSet(corpus, split)

@@ -1,5 +1,5 @@
 "What several test files use."
-import os
+import os, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -13,3 +13,21 @@ def shared_data():
     folder = Path(os.environ.get('MCLS_DATA') or Path(__file__).resolve().parents[2]/'shared'/'data')
     if not folder.is_dir(): pytest.skip(f'{folder} is absent: real data is tested where MCLS_DATA names its folder.')
     return folder
+
+
+@pytest.fixture
+def undisturbed(tmp_path):
+    "A check: code that writes into a folder is killed again and again; in the end it has written, byte for byte, what it writes in peace."
+    def compare(code, blows, files): # Python code; (pattern, number) of the files that are there when a blow falls; patterns of what is compared
+        command = lambda name: [sys.executable, '-c', code, tmp_path/name]
+        subprocess.run(command('a'), check=True, capture_output=True)
+        for pattern, number in blows:
+            p = subprocess.Popen(command('b'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while p.poll() is None and len(list((tmp_path/'b').glob(pattern))) < number: time.sleep(.01)
+            p.kill()
+            p.wait()
+        subprocess.run(command('b'), check=True, capture_output=True)
+        for pattern in files:
+            a, b = (next((tmp_path/name).glob(pattern)) for name in 'ab')
+            assert a.read_bytes() == b.read_bytes()
+    return compare

@@ -8,7 +8,7 @@ import torch
 
 from mcls_nb.core import DataError
 from mcls_nb.features import HOW2_ACTION
-from mcls_nb.summarize.data import Corpus, load_how2, save_how2
+from mcls_nb.summarize.data import Corpus, save_how2
 from mcls_nb.summarize.models import Summarizer, SummarizerConfig
 from mcls_nb.summarize.rows import SummaryJob, open_corpus, run_job
 from mcls_nb.text import Vocab

@@ -1,5 +1,5 @@
 "Grounded summaries: one world for both halves, links and their truth, floors and ceilings, and runs that are killed."
-import itertools, os, signal, subprocess, sys, time
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -177,19 +177,9 @@ def test_what_cannot_be_linked_is_refused(corpora, finder, change, says):
 CODE = 'import sys; from mcls_nb.grounding import GroundingJob; from mcls_nb.runs import run; run(GroundingJob("VDF", "tiny", 3), sys.argv[1])'
 
 @pytest.mark.slow
-def test_killed_and_started_again(tmp_path):
+def test_killed_and_started_again(undisturbed):
     "SIGKILL while the summariser learns and while the finder does; then byte for byte what an undisturbed run gives."
-    command = lambda name: [sys.executable, '-c', CODE, tmp_path/name]
-    subprocess.run(command('a'), check=True, capture_output=True)
-    for begun in ('vdf-*/train/history.csv', 'models/*/history.csv'):
-        p = subprocess.Popen(command('b'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while p.poll() is None and not list((tmp_path/'b').glob(begun)): time.sleep(.01)
-        if p.poll() is None: os.kill(p.pid, signal.SIGKILL)
-        p.wait()
-    subprocess.run(command('b'), check=True, capture_output=True)
-    for file in ('rows.csv', 'links.csv'):
-        a, b = (next((tmp_path/name).glob(f'vdf-*/{file}')) for name in 'ab')
-        assert a.read_bytes() == b.read_bytes()
+    undisturbed(CODE, [('vdf-*/train/history.csv', 1), ('models/*/history.csv', 1)], ('vdf-*/rows.csv', 'vdf-*/links.csv'))
 
 @pytest.mark.slow
 def test_the_notebook(tmp_path):

@@ -1,6 +1,5 @@
 """The baselines of the C³ paper: parity with arrays made by the released code on small random weights (tests/fixtures/baselines), windows on the
 real validation moments, and what the notebooks do not show."""
-import os, signal, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import torch
 
 from mcls_nb.core import DataError
 from mcls_nb.retrieve.baselines import MEE, ExCL, ExCLConfig, MEEConfig, max_margin
-from mcls_nb.retrieve.data import SpanRule, read_annotations, read_durations
+from mcls_nb.retrieve.data import MomentCorpus, MomentData, Query, SpanRule, read_annotations, read_durations
 from mcls_nb.retrieve.losses import localisation_loss
-from mcls_nb.retrieve.proposals import EmbedderConfig, MomentEmbedder, WindowIndex, _clips_of, _means, _ranked_videos, _ranking, contrast, proposal_recall, rank_windows, window_distances, window_rows, windows
+from mcls_nb.retrieve.proposals import EmbedderConfig, MomentEmbedder, WindowData, WindowIndex, _clips_of, _means, _ranked_videos, _ranking, contrast, proposal_recall, rank_windows, window_distances, window_rows, windows
 from mcls_nb.retrieve.rows import MomentJob
 from mcls_nb.retrieve.search import rank_spans
 
@@ -212,6 +211,31 @@ def test_excl_spans_of_the_best_videos_are_clips_in_the_released_code(excl):
 
 # --- runs
 
+def test_a_ranking_of_windows_among_videos_without_any():
+    distance, video = torch.tensor([[3., 1., 2.]]), torch.tensor([0, 0, 1])
+    for among, windows_ in (([[1, 7]], [2, -1, -1]), ([[7, -1]], [-1, -1, -1]), ([[0, 0]], [1, 0, -1])): assert rank_windows(distance, video, 3, torch.tensor(among))[1][0].tolist() == windows_
+
+@pytest.fixture
+def little():
+    "Two videos of noise, the first with two queries."
+    rows = lambda n, d: np.random.default_rng(n).normal(size=(n, d)).astype(np.float32)
+    queries = [Query(k, v, (0., 3.), 'v', dict(en='?')) for k, v in enumerate(('v0', 'v0', 'v1'))]
+    durations = {'v0': np.float64(6.), 'v1': np.float64(7.1)}
+    return MomentCorpus('noise', ('en',), dict(train=queries), dict(train=durations), dict(v0=rows(4, 12), v1=rows(5, 12)), dict(en=dict(v0=rows(4, 10), v1=rows(5, 10))),
+                        dict(en={str(k): rows(3, 10) for k in range(3)}))
+
+def test_durations_of_any_kind_of_float(little):
+    data = WindowData(little, batch_videos=2)
+    assert MomentEmbedder(EmbedderConfig(little.d_video, little.d_text, 8, 8, 8, ends=True)).loss(data.collate([0, 1, 2])).dtype == torch.float32
+
+def test_queries_about_one_video_teach_mee_nothing(little):
+    "A batch of queries at random may be about one video, and a batch norm cannot take a single row."
+    data = MomentData(little, batch_videos=2, by='query')
+    model = MEE(MEEConfig(little.d_video, little.d_text, d=8))
+    loss = model.loss(data.collate(data.queries_of['v0']))
+    loss.backward()
+    assert loss == 0 and all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
 def test_what_a_baseline_cannot_show_is_said(tmp_path):
     from mcls_nb.explain import open_moments
     with pytest.raises(DataError, match='MCN has no curve of clips to show'): open_moments(['MCN'], 'tiny', out=tmp_path, smoke=True)
@@ -220,19 +244,9 @@ def test_what_a_baseline_cannot_show_is_said(tmp_path):
 CODE = 'import sys; from mcls_nb.retrieve.rows import MomentJob; from mcls_nb.runs import run; run(MomentJob("MEE+ExCL", "tiny", 3), sys.argv[1])'
 
 @pytest.mark.slow
-def test_killed_and_started_again(tmp_path):
+def test_killed_and_started_again(undisturbed):
     "SIGKILL in the training of each network; then bit for bit what an undisturbed run in another process gives."
-    command = lambda name: [sys.executable, '-c', CODE, tmp_path/name]
-    subprocess.run(command('a'), check=True, capture_output=True)
-    for models in (1, 2, 4): # the blow falls when so many have begun to write
-        p = subprocess.Popen(command('b'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while p.poll() is None and len(list((tmp_path/'b').glob('models/*/history.csv'))) < models: time.sleep(.01)
-        if p.poll() is None: os.kill(p.pid, signal.SIGKILL)
-        p.wait()
-    subprocess.run(command('b'), check=True, capture_output=True)
-    for file in ('rows.csv', 'hits.csv'):
-        a, b = (next((tmp_path/name).glob(f'*/{file}')) for name in 'ab')
-        assert a.read_bytes() == b.read_bytes()
+    undisturbed(CODE, [('models/*/history.csv', models) for models in (1, 2, 4)], ('*/rows.csv', '*/hits.csv'))
 
 def table(tmp_path, **parameters):
     given = dict(out=str(tmp_path/'runs'), cache=str(ROOT/'results'), jobs=1)

@@ -1,5 +1,4 @@
 "The second half's experiments as a user runs them, on a generated world and on files in the layout of the release."
-import os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd
@@ -64,19 +63,9 @@ def test_hidden_answers_are_not_judged(released):
 CODE = 'import sys; from mcls_nb.retrieve.rows import MomentJob; from mcls_nb.runs import run; run(MomentJob("C3 Q1", "tiny", 3), sys.argv[1])'
 
 @pytest.mark.slow
-def test_killed_and_started_again(tmp_path):
+def test_killed_and_started_again(undisturbed):
     "SIGKILL in the teacher's and in the student's training; then bit for bit what an undisturbed run in another process gives."
-    command = lambda name: [sys.executable, '-c', CODE, tmp_path/name]
-    subprocess.run(command('a'), check=True, capture_output=True)
-    for models in (1, 2): # the blow falls when so many have begun to write
-        p = subprocess.Popen(command('b'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while p.poll() is None and len(list((tmp_path/'b').glob('models/*/history.csv'))) < models: time.sleep(.01)
-        if p.poll() is None: os.kill(p.pid, signal.SIGKILL)
-        p.wait()
-    subprocess.run(command('b'), check=True, capture_output=True)
-    for file in ('rows.csv', 'hits.csv'):
-        a, b = (next((tmp_path/name).glob(f'*/{file}')) for name in 'ab')
-        assert a.read_bytes() == b.read_bytes()
+    undisturbed(CODE, [('models/*/history.csv', models) for models in (1, 2)], ('*/rows.csv', '*/hits.csv'))
 
 @pytest.mark.parametrize('job, says', [
     (dict(row='C³'), "no row 'C³'"), (dict(preset='large'), "no preset 'large'"), (dict(epochs=-1), '-1 epochs are none'), (dict(world=dict(train=-5)), 'train'),

@@ -10,7 +10,7 @@ import torch
 
 from mcls_nb.summarize.decoding import beam_search
 from mcls_nb.summarize.fusion import CascadedFusion, ForgetGateFusion
-from mcls_nb.summarize.models import SummarizerConfig, Summarizer, convert_reference, from_reference, summary_loss
+from mcls_nb.summarize.models import SummarizerConfig, convert_reference, from_reference, summary_loss
 from mcls_nb.transformer import DecoderLayer, EncoderLayer
 
 FIXTURES = Path(__file__).parent/'fixtures'/'mcls'

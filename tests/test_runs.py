@@ -44,7 +44,7 @@ def test_same_seed_same_summaries_in_another_process(tmp_path):
             a, b = (pd.read_csv(p).query('not metric.str.contains("per_second|steps/s")', engine='python') for p in (a, b))
             pd.testing.assert_frame_equal(a, b)
         elif file != 'best.safetensors': assert a.read_bytes() == b.read_bytes()
-    other = subprocess.run([sys.executable, '-c', code.replace('seed=3', 'seed=4'), tmp_path/'c'], check=True, capture_output=True)
+    subprocess.run([sys.executable, '-c', code.replace('seed=3', 'seed=4'), tmp_path/'c'], check=True, capture_output=True)
     assert next((tmp_path/'c').rglob('summaries.csv')).read_bytes() != next((tmp_path/'a').rglob('summaries.csv')).read_bytes()
 
 @pytest.mark.slow

@@ -392,6 +392,22 @@ def test_any_translator_will_do():
     assert told[0].scores['translation bleu4'] == pytest.approx(100, abs=1e-3) and not told[1].scores
 
 
+@pytest.mark.parametrize('name', ['direct', 'P+F', 'M', 'Pipe', 'T+P+F'])
+def test_without_validation_the_last_weights_count(name):
+    "Whether the split is absent or empty."
+    none = [follow(RECIPES[name], replace(PLAN, corpus=replace(CORPUS, splits=splits))) for splits in
+            ({s: r for s, r in CORPUS.splits.items() if s != 'val'}, CORPUS.splits | {'val': []})]
+    assert same(*(state(f.model) for f in none)) and none[0].scores == none[1].scores
+
+def test_an_empty_split_decides_nothing():
+    assert same(*(state(follow(RECIPES['direct'], replace(PLAN, corpus=replace(CORPUS, splits=splits))).model) for splits in (CORPUS.splits, {'pretrain': []} | {s: CORPUS.splits[s] for s in ('train', 'val')})))
+
+def test_a_test_split_is_translated_once():
+    asked = []
+    follow(RECIPES['Pipe'], replace(PLAN, translator=lambda texts: asked.append(texts) or texts))
+    assert asked == [[r.transcripts['pt'] for r in CORPUS.splits['test']]]
+
+
 def test_a_pipeline_reads_translations_only_when_it_is_tested():
     done, seen = followed('Pipe')
     assert [r.transcripts['en'] for r in seen['direct'].data.records] == [r.transcripts['en'] for r in CORPUS.splits['train']]

@@ -122,7 +122,7 @@ def pretend(monkeypatch):
     def fake(job, folder, out, only=None):
         done.append(job)
         folder.mkdir()
-        return pd.DataFrame([dict.fromkeys(TIDY, 0) | dict(row=job.row, seed=job.seed, metric='m', value=.1 + .2 * len(done))])
+        return pd.DataFrame([dict.fromkeys(TIDY, 0) | dict(row=job.row, seed=job.seed, config_hash=job.about, metric='m', value=.1 + .2 * len(done))])
     monkeypatch.setattr(SummaryJob, 'perform', fake)
     return done
 

@@ -6,8 +6,8 @@
 __all__ = ['windows', 'proposal_recall', 'window_rows', 'EmbedderConfig', 'MomentEmbedder', 'window_distances', 'draw_windows',
            'draw_others', 'WindowBatch', 'WindowData', 'contrast', 'WindowIndex', 'rank_windows']
 
-# %% ../../nbs/27_retrieve.proposals.ipynb #074bee10
-from dataclasses import dataclass, replace
+# %% ../../nbs/27_retrieve.proposals.ipynb #c8a7dc0f
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -168,7 +168,7 @@ class WindowBatch:
     def to(self, device): return WindowBatch(*(x.to(device) for x in vars(self).values()))
     def __len__(self): return len(self.batch)
 
-# %% ../../nbs/27_retrieve.proposals.ipynb #e5675118
+# %% ../../nbs/27_retrieve.proposals.ipynb #3f8ba7a1
 class WindowData(MomentData):
     "Queries with videos and right moments, for `training.fit`."
     def __init__(self, corpus, split='train', **how):
@@ -178,7 +178,7 @@ class WindowData(MomentData):
         batch, clip = super().collate(indices), self.corpus.rule.clip
         st, ed = _clips_of([self.queries[i].moment for i in indices], clip, batch.mask.sum(1)[batch.own].numpy())
         duration = [self.durations[n] / clip for n in batch.names]
-        return WindowBatch(batch, torch.from_numpy(st), torch.from_numpy(ed), torch.tensor(duration))
+        return WindowBatch(batch, torch.from_numpy(st), torch.from_numpy(ed), torch.tensor(duration, dtype=torch.float32))
 
 MomentEmbedder.data = WindowData
 
@@ -263,7 +263,7 @@ def _embedded(model, videos, some, language): # some videos' windows: video w, s
     point, square = _means(model, (batch.video, batch.subtitles[language]), batch.mask, *(x.to(device) for x in (own, st, ed, ends)))
     return own + some[0], torch.from_numpy(seconds), point.cpu(), square.cpu()
 
-# %% ../../nbs/27_retrieve.proposals.ipynb #429012bf
+# %% ../../nbs/27_retrieve.proposals.ipynb #6a839bb2
 def rank_windows(
     distance, # q w
     video, # w, the video of each window
@@ -272,7 +272,7 @@ def rank_windows(
 )->tuple: # (distance, window) of q k, nearest first; infinite and -1 where there are fewer
     "The nearest windows."
     if among is not None:
-        n = int(video.max()) + 1
+        n = int(max(video.max(), among.max())) + 1
         allowed = distance.new_zeros(len(distance), n + 1).scatter_(1, torch.where(among < 0, n, among), 1.).bool() # q n+1
         distance = distance.masked_fill(~allowed[:, video], torch.inf)
     found, at = distance.topk(min(k, distance.shape[1]), largest=False) # q w -> q k

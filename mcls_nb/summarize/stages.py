@@ -287,7 +287,7 @@ class Plan:
     translation: FitConfig = FitConfig() # of a translator
     translator: object = None          # its network's configuration, `model` reading text by default; or any callable: texts -> texts
 
-# %% ../../nbs/15_summarize.stages.ipynb #3d742e9e
+# %% ../../nbs/15_summarize.stages.ipynb #e4763480
 def _records(plan, split): # what a stage may see
     records = choose(plan.corpus.splits, split, 'split')
     if split != 'train' or plan.samples is None: return records
@@ -311,6 +311,7 @@ def _validation(data): return data and (lambda model: word_scores(model, data)) 
 
 def _judged(cfg, val): return cfg if val else replace(cfg, monitor='loss', use='last') # without validation nothing tells which weights are best
 
+# %% ../../nbs/15_summarize.stages.ipynb #2d31d5dc
 def _config(plan, vocabs, **changes):
     some = next(r.id for records in plan.corpus.splits.values() for r in records)
     return replace(plan.model, source_words=len(vocabs[0]), target_words=len(vocabs[1]), d_video=int(plan.corpus.features[some].shape[1]), **changes)
