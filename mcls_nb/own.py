@@ -94,7 +94,7 @@ def _scan(folder, report): # -> name -> _Source, and the tables
         for file in [] if s.video else [*filter(None, [s.summary]), *s.transcripts.values()]:
             report.skip(file.name, f'there is no video {name}{_near(name, [n for n, o in sources.items() if o.video])}')
     sources = {name: s for name, s in sorted(sources.items()) if s.video}
-    check(sources, 'holds no video', folder, f'it should hold e.g. NAME.mp4 and NAME.en.srt; files in subfolders are not looked at')
+    check(sources, 'holds no video', folder, 'it should hold e.g. NAME.mp4 and NAME.en.srt; files in subfolders are not looked at')
     return sources, tables
 
 def _near(name, names): # a hint

@@ -51,6 +51,7 @@ MISTAKES = { # what is done to the folder -> what the sentence must name
     'a line too many': (lambda f: edit(f/'train_sum.txt', lines(lambda l: l + ['one more .'])), 'train_sum.txt has 5'),
     'empty transcript': (lambda f: edit(f/'train_art_pt.txt', lines(lambda l: [l[0], '', *l[2:]])), 'train_art_pt.txt: line 2 is empty'),
     'empty summary': (lambda f: edit(f/'test_sum.txt', lines(lambda l: ['   ', *l[1:]])), 'test_sum.txt: line 1 is empty'),
+    'empty split': (lambda f: [p.write_text('') for p in f.glob('val_*.txt')], 'val_sum.txt: is empty'),
     'not UTF-8': (lambda f: (f/'train_art_pt.txt').write_bytes((f/'train_art_pt.txt').read_text('utf-8').replace('ã', 'é').encode('latin-1')), 'train_art_pt.txt: byte .* is not UTF-8'),
     'a video twice': (lambda f: edit(f/'train_action.txt', lines(lambda l: [l[0], l[0], *l[2:]])), 'is listed twice'),
     'features missing': (lambda f: first_features(f).unlink(), 'have no features'),

@@ -9,12 +9,11 @@ __all__ = ['Consolidation', 'Taught', 'teach', 'retrieval_consolidation', 'local
 
 # %% ../../nbs/24_retrieve.c3.ipynb #c1335bdd
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ..batching import length_mask
 from ..core import check, choose, config_hash, lock, run_folder, set_seed, stream_seed
 from ..distill import consolidate
 from .data import MomentData

@@ -70,6 +70,7 @@ def _columns(folder, split): # kind -> lines, all of the same number
     columns = {kind: read_lines(f) for kind, f in files.items() if f.exists()}
     for kind in LAYOUT: check(kind in columns, f'the {LAYOUT[kind]} are missing', files[kind], 'give one a line for each transcript')
     check(len(kinds) > len(LAYOUT), f'there are no transcripts for {split}', folder/f'{split}_art_pt.txt', 'give at least one language')
+    check(columns['sum'], 'is empty', files['sum'], f'fill it in, or remove the files of {split}')
     for kind, lines in columns.items():
         check(len(lines) == len(columns['sum']), f'{len(lines)} lines, but {files["sum"].name} has {len(columns["sum"])}', files[kind], 'lines pair up by number: give one for each record')
         empty = next((n for n, line in enumerate(lines, 1) if not line.strip()), None)
