@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ROLES', 'MEASURES', 'ANSWERS', 'SYSTEMS', 'PRESETS', 'main_scenes', 'recap', 'clauses', 'recap_corpora', 'knowable',
            'ground', 'scene_of', 'grounding_links', 'grounding_scores', 'Grounder', 'GroundingPreset', 'GroundingJob',
-           'GroundingResult', 'run_job', 'by_answer', 'grounding_verdicts', 'open_grounding']
+           'GroundingResult', 'by_answer', 'grounding_verdicts', 'open_grounding', 'run_job']
 
-# %% ../nbs/32_grounding.ipynb #5f33fb03
+# %% ../nbs/32_grounding.ipynb #5f042a26
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from .retrieve import rows as moments
 from .retrieve.data import VideoSet, tv_corpus
 from .retrieve.evaluate import best_window, moment_iou
 from .retrieve.search import MomentIndex
-from .runs import Job, verdict, write_rows
+from .runs import Job, run_job, verdict
 from .summarize import rows as summaries
 from .summarize.data import Corpus, Record
 from .summarize.models import SummarizerConfig
@@ -90,17 +90,19 @@ def knowable(
     frame = pd.DataFrame(found, columns=['role', 'frames', 'transcript'])
     return frame.assign(either=frame.frames | frame.transcript).groupby('role', sort=False).mean().mul(100).reset_index()
 
-# %% ../nbs/32_grounding.ipynb #dfe94a8b
-def _linked(explorer, texts, names, language): # q clauses, q videos -> DataFrame start, end, score
+# %% ../nbs/32_grounding.ipynb #d4cb6c3a
+def _linked(explorer, texts, places, language): # q clauses, some lists of q videos -> of each list a DataFrame start, end, score
     corpus, split = explorer.corpus, explorer.split
     durations, model = choose(corpus.durations, split, 'split'), choose(explorer.models, language, 'language')
+    names = list(dict.fromkeys(v for place in places for v in place))
     for v in names: check(v in durations, f'there is no video {v!r}', f'{corpus.name}, {split}', 'choose one of the split')
     few = replace(corpus, splits={}, durations={split: {v: durations[v] for v in names}})
     index = MomentIndex.build(model, VideoSet(few, split), language)
-    r = index.search(moments.ask(model, corpus, texts, language), 'SVMR', 1, [index.names.index(v) for v in names], rule=corpus.rule, merge=explorer.merge)
-    return pd.DataFrame(dict(start=r.start[:, 0], end=r.end[:, 0], score=r.score[:, 0]))
+    asked = moments.ask(model, corpus, texts, language)
+    found = [index.search(asked, 'SVMR', 1, [names.index(v) for v in place], rule=corpus.rule, merge=explorer.merge) for place in places]
+    return [pd.DataFrame(dict(start=r.start[:, 0], end=r.end[:, 0], score=r.score[:, 0])) for r in found]
 
-# %% ../nbs/32_grounding.ipynb #fe603923
+# %% ../nbs/32_grounding.ipynb #f16e8fd6
 def ground(
     explorer, # `explain.MomentExplorer`
     summary:str, # of one video
@@ -110,7 +112,8 @@ def ground(
     "The best moment of each clause of a summary in its own video."
     texts = clauses(summary)
     check(texts, 'the summary holds no clause', f'summary of {video}', 'give it words')
-    return _linked(explorer, texts, [video] * len(texts), language).assign(clause=texts)[['clause', 'start', 'end', 'score']]
+    (found,) = _linked(explorer, texts, [[video] * len(texts)], language)
+    return found.assign(clause=texts)[['clause', 'start', 'end', 'score']]
 
 # %% ../nbs/32_grounding.ipynb #71a9387f
 def scene_of(
@@ -144,7 +147,7 @@ def _places(world): # (number, of how many) or () -> best part of a video, on th
             for key in ((), (i, len(told))): parts.setdefault(key, []).append((v.scenes[k].start / v.duration, v.scenes[k].end / v.duration))
     return {key: best_window(*np.array(p).T)[:2] for key, p in parts.items()}
 
-# %% ../nbs/32_grounding.ipynb #71c5af94
+# %% ../nbs/32_grounding.ipynb #9423aba9
 def _overlaps(link, video, places, clips, rule): # answer -> measure -> worth of one clause
     scene = link.scene
     if scene < 0: return {f'{a} {m}': 0. for a in ANSWERS for m in MEASURES}
@@ -159,7 +162,7 @@ def _all_links(explorer, texts): # (video, summary) of each -> one line a clause
     lines = [dict(video=v, number=i, of=len(cs), clause=c, other=texts[(k + 1) % len(texts)][0]) for k, (v, s) in enumerate(texts) for cs in [clauses(s)] for i, c in enumerate(cs)]
     check(lines, 'no summary holds a clause', 'grounding_links', 'train the summariser for longer')
     frame = pd.DataFrame(lines)
-    own, other = (_linked(explorer, list(frame.clause), list(frame[where]), 'en') for where in ('video', 'other'))
+    own, other = _linked(explorer, list(frame.clause), [list(frame[where]) for where in ('video', 'other')], 'en')
     return frame.join(own).join(other[['start', 'end']].add_prefix('other_'))
 
 # %% ../nbs/32_grounding.ipynb #06393b92
@@ -237,7 +240,7 @@ PRESETS = {
     'small': GroundingPreset(TVWorldConfig(train=3000, d_latent=64), _SUMMARY, override(moments.PRESETS['small'], fit=replace(moments.PRESETS['small'].fit, epochs=6))),
 }
 
-# %% ../nbs/32_grounding.ipynb #57af7fbe
+# %% ../nbs/32_grounding.ipynb #7976a251
 @dataclass(frozen=True)
 class GroundingJob(Job):
     "What decides the numbers of a run of grounded summaries."
@@ -259,7 +262,7 @@ class GroundingJob(Job):
 
     about = property(lambda self: config_hash(self.settings[0].model, self.settings[0].recipe, self.settings[1], self.seed), doc='A hash of the system, the sizes, the data and the seed.')
     size = property(lambda self: 'recap', doc="What tells the folder from that of the system's other runs.")
-    def perform(self, folder, out, only=None)->pd.DataFrame: return _result(self, folder, out).rows
+    def result(self, folder, out, only=None): return _result(self, folder, out)
     def item_scores(self, out, metric)->pd.Series: return _item_scores(self, out, metric)
 
 # %% ../nbs/32_grounding.ipynb #155a3682
@@ -297,21 +300,14 @@ def _result(job, folder, out): # -> GroundingResult
     with atomic(folder/_LINKS) as path: links.to_csv(path, index=False)
     return GroundingResult(setup, explorer, links, job.tidy(scores | grounding_scores(links, films.world), 'test'), folder)
 
-# %% ../nbs/32_grounding.ipynb #e0bb80cc
-def run_job(
-    job:GroundingJob, # what to run
-    out='runs', # folder of all runs and their models
-)->GroundingResult:
-    "Train both halves (or go on), write, link and score."
-    result = _result(job, job.folder(out), out)
-    write_rows(result.rows, result.folder)
-    return result
-
 # %% ../nbs/32_grounding.ipynb #8beb3592
 def _item_scores(job, out, metric): # (video) -> percent, the mean over its clauses; 0 without any
     frame, known = pd.read_csv(job.written(out, _LINKS)), {n: n for a in ANSWERS for m in MEASURES for n in [f'{a} {m}']}
     names = [v.name for v in TVWorld(job.settings[1].world, 0).split('test')]
     return 100. * frame[choose(known, metric, 'metric of clauses')].groupby(frame.video).mean().reindex(names, fill_value=0.)
+
+# %% ../nbs/32_grounding.ipynb #2f49d536
+_all_ = ['run_job'] # runs these jobs as it does all others
 
 # %% ../nbs/32_grounding.ipynb #96ecd2df
 def by_answer(

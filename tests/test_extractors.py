@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcls_nb.core import DataError
+from helpers import refused
 from mcls_nb.extractors import (I3D, Extractor, HashedText, PixelFeatures, PretrainedText, ResidualNet, ResNeXt3D, TextEncoder, TVRFeatures,
                                 extract_video, fingerprint, load_weights, subtitle_rows)
 from mcls_nb.features import HOW2_ACTION, TVR_VIDEO, FeatureStore, doctor
@@ -16,13 +16,6 @@ FIXTURES = Path(__file__).parent/'fixtures'/'resnext3d'
 SHAPES = json.loads((FIXTURES/'shapes.json').read_text())
 NETS = {'resnet': lambda **k: ResidualNet(**k), 'resnext': lambda **k: ResidualNet(3, (3, 4, 23, 3), 128, 2, 32, **k), 'i3d': lambda **k: I3D(**k)}
 
-
-def refused(f, *words):
-    "`f` raises a DataError of one sentence that holds the words."
-    with pytest.raises(DataError) as e: f()
-    said = str(e.value)
-    assert said.endswith('.') and '\n' not in said and e.value.where is not None and e.value.fix
-    for w in words: assert w in said, said
 
 def u(n, k): # numbers from -.5 to .5 that anybody can make again
     return (((np.arange(n, dtype=np.int64) * 2654435761 + k * 40503 + 12345) % 2**32).astype(np.float64) / 2**32 - .5)

@@ -5,6 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
+from helpers import refused
 from mcls_nb.core import DataError
 from mcls_nb.features import (HOW2_ACTION, TVR_VIDEO, FeatureContract, FeatureFolder, FeatureStore, check_rows, doctor, import_h5,
                               import_npy_dir)
@@ -13,14 +14,6 @@ CONTRACT = FeatureContract(8, 1.5, 'seconds', 'noise')
 
 
 def rows(n, width=8, seed=0): return np.random.default_rng([seed, n, width]).normal(size=(n, width)).astype(np.float32)
-
-def refused(f, *words):
-    "`f` raises a DataError of one sentence that holds the words."
-    with pytest.raises(DataError) as e: f()
-    said = str(e.value)
-    assert said.endswith('.') and '\n' not in said and e.value.where is not None and e.value.fix
-    for w in words: assert w in said, said
-    return said
 
 @pytest.fixture
 def items(): return {'a': rows(5), 'dança-1': rows(1), '-x_视频': rows(12), 'b.c': rows(3)}

@@ -4,18 +4,12 @@ import itertools, sys, tracemalloc, warnings, wave
 import numpy as np
 import pytest
 
+from helpers import refused
 from mcls_nb.core import DataError
 from mcls_nb.media import Cue, clips, frames, probe, read_transcript, write_video
 
 av, pysubs2 = pytest.importorskip('av'), pytest.importorskip('pysubs2') # the extra [media]
 
-
-def refused(f, *words):
-    "`f` raises a DataError of one sentence that holds the words."
-    with pytest.raises(DataError) as e: f()
-    said = str(e.value)
-    assert said.endswith('.') and '\n' not in said and e.value.where is not None and e.value.fix
-    for w in words: assert w in said, said
 
 def quiet(f):
     "What `f` returns when it may not warn."

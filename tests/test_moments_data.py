@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcls_nb.core import DataError
+from helpers import refused
 from mcls_nb.features import TVR_VIDEO, FeatureContract, FeatureStore
 from mcls_nb.retrieve.data import (RELEASED_SPANS, TVR_TEXT, H5Features, MomentCorpus, MomentData, Query, SpanRule, VideoSet, load_mtvr, query_features,
                                    read_annotations, read_durations, save_mtvr)
@@ -16,13 +16,6 @@ from mcls_nb.retrieve.data import (RELEASED_SPANS, TVR_TEXT, H5Features, MomentC
 FIXTURE = Path(__file__).parent/'fixtures'/'mtvr'/'i_misc.npz'
 LANGUAGES = ('en', 'zh')
 CONSISTENT = SpanRule()
-
-def refused(f, *words):
-    "`f` raises a DataError of one sentence that names a place, a remedy and the words."
-    with pytest.raises(DataError) as e: f()
-    said = str(e.value)
-    assert said.endswith('.') and '\n' not in said and e.value.where is not None and e.value.fix
-    for w in words: assert w in said, said
 
 def make(videos=7, each=5, seed=0, longest=40):
     "A corpus of noise with two splits."

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers import refused
 from mcls_nb import own
-from mcls_nb.core import DataError
 from mcls_nb.extractors import HashedText, PixelFeatures, extract_video, subtitle_rows
 from mcls_nb.features import HOW2_ACTION, FeatureStore
 from mcls_nb.media import Cue, read_transcript, write_video
@@ -17,13 +17,6 @@ from mcls_nb.summarize.data import load_how2
 
 av, pysubs2 = pytest.importorskip('av'), pytest.importorskip('pysubs2') # the extra [media]
 
-
-def refused(f, *words):
-    "`f` raises a DataError of one sentence that holds the words."
-    with pytest.raises(DataError) as e: f()
-    said = str(e.value)
-    assert said.endswith('.') and '\n' not in said and e.value.where is not None and e.value.fix
-    for w in words: assert w in said, said
 
 def pictures(seed, seconds, fps=5, h=48, w=64):
     "A square that walks over a ground; both depend on the seed."

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mcls_nb.core import DataError
+from helpers import refused
 from mcls_nb.retrieve import search
 from mcls_nb.retrieve.data import RELEASED_SPANS, SpanRule, VideoBatch
 from mcls_nb.retrieve.encoders import XMLConfig, from_reference
@@ -43,13 +43,6 @@ def equal(a, b, rtol=3e-5):
     "Two rankings agree up to near ties."
     np.testing.assert_allclose(a.score, b.score, rtol=rtol)
     assert ((a.video == b.video) & ((a.start == b.start) | (a.video < 0))).mean() > .99
-
-def refused(f, *words):
-    with pytest.raises(DataError) as e: f()
-    said = str(e.value)
-    assert said.endswith('.') and '\n' not in said and e.value.where is not None and e.value.fix
-    for w in words: assert w in said, said
-
 
 # --- the released code's lists
 

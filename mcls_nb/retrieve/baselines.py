@@ -121,7 +121,10 @@ def max_margin(
     wrong = own[:, None] != own if exclude_same_video else torch.ones_like(table, dtype=torch.bool)
     return losses[:, wrong].mean() if wrong.any() else 0. * losses.sum()
 
-# %% ../../nbs/28_retrieve.baselines.ipynb #e8a03738
+# %% ../../nbs/28_retrieve.baselines.ipynb #e91c89b2
+def _batches(videos, device, size=64): # all videos, some at a time
+    return (videos.collate(range(i, min(i + size, len(videos)))).to(device) for i in range(0, len(videos), size))
+
 def _mee_loss(model, batch):
     (language,) = batch.query
     if len(batch.names) < 2: return 0. * sum(p.sum() for p in model.parameters()) # a single video has no rival, and a batch norm needs two rows
@@ -131,9 +134,9 @@ def _mee_loss(model, batch):
 @torch.no_grad()
 def _find_videos(model, corpus, split, language, k=100, batch=500, **_): # -> VR's `Ranking`
     videos, queries, device = VideoSet(corpus, split), corpus.splits[split], next(model.parameters()).device
-    parts = [model.encode_videos(*_whole(videos.collate(range(i, min(i + 64, len(videos)))).to(device), language)) for i in range(0, len(videos), 64)]
+    parts = [model.encode_videos(*_whole(b, language)) for b in _batches(videos, device)]
     there = [torch.cat(x) for x in zip(*parts)]
-    ask = lambda some: model.encode_queries(*(x.to(device) for x in query_features(corpus, some, language)))
+    ask = lambda some: model.encode_queries(*query_features(corpus, some, language, device))
     score, at = torch.cat([model.scores(ask(queries[i:i + batch]), there) for i in range(0, len(queries), batch)]).cpu().topk(min(k, len(videos)))
     return dict(VR=Ranking(at.numpy(), *np.zeros((2, *at.shape)), score.numpy()))
 
@@ -219,15 +222,14 @@ def _pair_probabilities(model, query, clips, mask, slots, size=1024): # q d, two
         p[some[:, 0], some[:, 1], :l] = torch.stack([e.start.softmax(-1), e.end.softmax(-1)], -1)
     return p
 
-# %% ../../nbs/28_retrieve.baselines.ipynb #4ddbd0ec
+# %% ../../nbs/28_retrieve.baselines.ipynb #3fa76a29
 def _read_all(model, videos, language, device): # two of n l d, n l mask: what is read of all videos without a query
     mask, parts = length_mask(videos.lengths), []
-    for i in range(0, len(videos), 64):
-        b = videos.collate(range(i, min(i + 64, len(videos)))).to(device)
+    for b in _batches(videos, device):
         parts.append([F.pad(h, (0, 0, 0, mask.shape[1] - h.shape[1])) for h in model.encode_clips(b.video, b.subtitles[language], b.mask)]) # cuts, too
     return [torch.cat(x) for x in zip(*parts)], mask.to(device)
 
-# %% ../../nbs/28_retrieve.baselines.ipynb #fe5738cc
+# %% ../../nbs/28_retrieve.baselines.ipynb #5442ad6d
 @torch.no_grad()
 def _find_spans(model, corpus, split, language, tasks, first=None, rule=SpanRule(), alpha=20., k=100, batch=32, **_): # task -> `Ranking`
     check('VCMR' not in tasks or first is not None, 'ExCL cannot search a corpus', 'search', 'give a ranking of videos, e.g. that of MEE')
@@ -235,7 +237,7 @@ def _find_spans(model, corpus, split, language, tasks, first=None, rule=SpanRule
     clips, mask = _read_all(model, videos, language, device)
     for i in range(0, len(queries), batch):
         some = queries[i:i + batch]
-        query = model.encode_queries(*(x.to(device) for x in query_features(corpus, some, language)))
+        query = model.encode_queries(*query_features(corpus, some, language, device))
         for t in tasks:
             slots, score = torch.tensor([[videos.index[q.video]] for q in some]), None
             if t == 'VCMR': slots, score = (torch.as_tensor(x[i:i + batch, :model.cfg.top_videos]) for x in (first.video, first.score))

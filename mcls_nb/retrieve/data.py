@@ -235,18 +235,19 @@ class VideoSet:
         names = [self.names[i] for i in indices]
         return VideoBatch(names, **_contexts(self.corpus, names))
 
-# %% ../../nbs/20_retrieve.data.ipynb #3f16c315
+# %% ../../nbs/20_retrieve.data.ipynb #2b93aafa
 def query_features(
     corpus:MomentCorpus,
     queries, # `Query`s, or texts that somebody has typed
     language:str, # one of the corpus' languages
+    device=None, # where to
 )->tuple: # (q t d_text, q t mask)
     "Padded token features of some queries in one language."
     gate = choose(corpus._queries, language, 'language')
     check(len(queries), 'there are no queries', corpus.name, 'ask at least one')
     rows = [_typed(corpus, gate, q, language) if isinstance(q, str) else gate[str(q.id)] for q in queries]
     lengths = [len(r) for r in rows]
-    return _stack(rows, max(lengths)), length_mask(lengths)
+    return _stack(rows, max(lengths)).to(device), length_mask(lengths).to(device)
 
 # %% ../../nbs/20_retrieve.data.ipynb #7b2e5a48
 def _typed(corpus, gate, text, language):

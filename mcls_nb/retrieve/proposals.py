@@ -294,14 +294,14 @@ def _ranked_videos(index, distance, k): # each once, by its nearest window
 
 def _joined(rankings): return Ranking(*(np.concatenate([getattr(r, f) for r in rankings]) for f in ('video', 'start', 'end', 'score')))
 
-# %% ../../nbs/27_retrieve.proposals.ipynb #57b5f101
+# %% ../../nbs/27_retrieve.proposals.ipynb #17bd3668
 @torch.no_grad()
 def _search(model, corpus, split, language, tasks, first=None, k=100, batch=128, **_): # task -> `Ranking`; `first`: the videos that another system likes
     videos, queries, device, found = VideoSet(corpus, split), corpus.splits[split], next(model.parameters()).device, {t: [] for t in tasks}
     index = WindowIndex.build(model, videos, language)
     for i in range(0, len(queries), batch):
         some = queries[i:i + batch]
-        distance = index.distances(model.encode_queries(*(x.to(device) for x in query_features(corpus, some, language))).cpu())
+        distance = index.distances(model.encode_queries(*query_features(corpus, some, language, device)).cpu())
         among = None if first is None else torch.from_numpy(first.video[i:i + batch, :model.cfg.top_videos])
         look = dict(VCMR=among, SVMR=torch.tensor([[videos.index[q.video]] for q in some]), VR=among)
         for t in tasks:

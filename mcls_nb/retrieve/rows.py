@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MOMENTS', 'BASELINES', 'VARIANTS', 'ROWS', 'PRESETS', 'KNOBS', 'C3_TEST', 'C3_VAL', 'TVR', 'TVR_TEST', 'METRICS',
            'MomentRow', 'MomentPreset', 'Trained', 'train', 'ask', 'answer', 'judged_on', 'stream_recalls',
-           'weighted_recalls', 'MomentJob', 'MomentResult', 'run_job', 'job_fields', 'limits']
+           'weighted_recalls', 'MomentJob', 'MomentResult', 'job_fields', 'limits', 'run_job']
 
-# %% ../../nbs/29_retrieve.rows.ipynb #cbbeb736
+# %% ../../nbs/29_retrieve.rows.ipynb #4a1706b0
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from .losses import LossConfig
 from .proposals import EmbedderConfig
 from .scoring import Queries, retrieval_streams
 from .search import MomentIndex
-from ..runs import Job, Paper, write_rows
+from ..runs import Job, Paper, run_job
 from ..training import FitConfig
 from ..worlds import TVWorld, TVWorldConfig
 
@@ -172,7 +172,7 @@ def _train_baseline(row, preset, corpus, seed, folder, mark):
             models[language] = (*models.get(language, ()), model)
     return Trained(models, histories)
 
-# %% ../../nbs/29_retrieve.rows.ipynb #3e049117
+# %% ../../nbs/29_retrieve.rows.ipynb #a1d800c0
 @torch.no_grad()
 def ask(
     model, # `MXML` in evaluation mode
@@ -182,7 +182,7 @@ def ask(
 )->Queries:
     "What queries ask of each stream, encoded where the model is."
     device = next(model.parameters()).device
-    return model.encode_queries(*(x.to(device) for x in query_features(corpus, queries, language)), language)
+    return model.encode_queries(*query_features(corpus, queries, language, device), language)
 
 # %% ../../nbs/29_retrieve.rows.ipynb #9790478d
 @torch.no_grad()
@@ -274,7 +274,7 @@ def weighted_recalls(
     return pd.DataFrame([dict(language=l, weight=w, value=_first(s.video + w * s.sub, own), frames=float(s.video.std(1).mean()), subtitles=float(s.sub.std(1).mean()))
                          for l, s, own in _streams(models, corpus, split) for w in weights])
 
-# %% ../../nbs/29_retrieve.rows.ipynb #5531d7db
+# %% ../../nbs/29_retrieve.rows.ipynb #8670309e
 @dataclass(frozen=True)
 class MomentJob(Job):
     "What decides the numbers of a run of moment retrieval."
@@ -311,9 +311,9 @@ class MomentJob(Job):
         students = (row.consolidation, row.rounds) if row.rounds else ()
         return config_hash(row.model, row.loss, row.together, *students, _decisive(p), self._mark, self.seed)
 
-    def perform(self, folder, out, only=None)->pd.DataFrame:
+    def result(self, folder, out, only=None):
         "Train (or go on training), search and score."
-        return _result(self, folder, out).rows
+        return _result(self, folder, out)
 
 # %% ../../nbs/29_retrieve.rows.ipynb #8002e74e
 def _decisive(preset): # what decides an XML's numbers beside row, data and seed
@@ -348,15 +348,8 @@ def _result(job, folder, out): # -> MomentResult
     _write_hits(answers, corpus.splits[split], folder)
     return MomentResult(corpus, split, trained, answers, job.tidy(values, 'test'), folder)
 
-# %% ../../nbs/29_retrieve.rows.ipynb #06bf6578
-def run_job(
-    job:MomentJob, # what to run
-    out='runs', # folder of all runs and their models
-)->MomentResult:
-    "Train (or go on training), search and score one system."
-    result = _result(job, job.folder(out), out)
-    write_rows(result.rows, result.folder)
-    return result
+# %% ../../nbs/29_retrieve.rows.ipynb #aea31d07
+_all_ = ['run_job'] # runs these jobs as it does all others
 
 # %% ../../nbs/29_retrieve.rows.ipynb #f9a6fd34
 _HITS = 'hits.csv' # rank of the first right answer: language, task, iou, query

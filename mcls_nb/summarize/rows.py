@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['GENERAL', 'RECURRENT', 'AUGMENTED', 'EXTRA', 'ROWS', 'PRESETS', 'PAPER', 'TABLES', 'BEYOND', 'CLAIMS', 'MCLS', 'Row',
            'Preset', 'fits', 'open_corpus', 'Setup', 'plan_of', 'train', 'Scores', 'evaluate', 'bounds', 'explain',
-           'SummaryJob', 'Result', 'run_job', 'best_layer', 'sample_sizes', 'size_jobs', 'by_size', 'enough']
+           'SummaryJob', 'Result', 'best_layer', 'sample_sizes', 'size_jobs', 'by_size', 'enough', 'run_job']
 
-# %% ../../nbs/19_summarize.rows.ipynb #e7a9ae52
+# %% ../../nbs/19_summarize.rows.ipynb #9ab596a0
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..core import DataError, as_dict, atomic, check, choose, config_hash, override, run_folder, threads
 from ..features import FeatureStore
-from ..runs import Job, Paper, comparable, grid, means, verdict, write_rows
+from ..runs import Job, Paper, comparable, grid, means, run_job, verdict
 from .data import Corpus, SummaryData, load_how2, world_corpus
 from .decoding import look, summarize
 from .metrics import item_scores, report, score, slot_accuracy
@@ -280,7 +280,7 @@ def _told(row, sizes): # of a preset, what decides the numbers of a row
     unused = [k for k, used in (('rnn', row.network == 'rnn'), ('mix', Mix in kinds), ('translation', Translate in kinds)) if not used]
     return {k: v for k, v in told.items() if k not in unused}
 
-# %% ../../nbs/19_summarize.rows.ipynb #12024986
+# %% ../../nbs/19_summarize.rows.ipynb #dad57773
 @dataclass(frozen=True)
 class SummaryJob(Job):
     "What decides the numbers of a system that summarises."
@@ -315,7 +315,7 @@ class SummaryJob(Job):
     system = property(lambda self: f'{self.row} @{self.samples}' if self.samples else self.row)
     size = property(lambda self: f'n{self.samples}' if self.samples else '')
 
-    def perform(self, folder, out, only=None)->pd.DataFrame: return _result(self, folder, out, only).rows
+    def result(self, folder, out, only=None): return _result(self, folder, out, only)
 
     def item_scores(self, out, metric)->pd.Series: # (id, reference) -> score of the run's summary
         frame = pd.read_csv(self.written(out, 'summaries.csv'), keep_default_na=False, dtype=str) # a summary may be empty, or read "null"
@@ -346,16 +346,8 @@ def _result(job, folder, out, only):
     rows = pd.concat([job.tidy(v, split) for split, v in values.items()], ignore_index=True)
     return Result(setup, scores, rows, folder)
 
-# %% ../../nbs/19_summarize.rows.ipynb #14f579d7
-def run_job(
-    job:SummaryJob, # what to run
-    out='runs', # folder of all runs and their teachers
-    only=None, # metrics; the preset's by default
-)->Result:
-    "Train (or go on training), decode and score one system."
-    result = _result(job, job.folder(out), out, only)
-    write_rows(result.rows, result.folder)
-    return result
+# %% ../../nbs/19_summarize.rows.ipynb #ec8281be
+_all_ = ['run_job'] # runs these jobs as it does all others
 
 # %% ../../nbs/19_summarize.rows.ipynb #eeadcf3e
 _SCORES = ('bleu1', 'bleu2', 'bleu3', 'bleu4', 'rouge1', 'rouge2', 'rougeL', 'meteor', 'cider')
