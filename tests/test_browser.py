@@ -49,7 +49,7 @@ def free_port():
 def folder(tmp_path_factory):
     "The apps, with models that are trained in seconds."
     place = tmp_path_factory.mktemp('apps')
-    for p in (ROOT/'nbs').glob('app_*.ipynb'):
+    for p in (ROOT/'nbs'/'apps').glob('*.ipynb'):
         text = p.read_text('utf-8')
         assert 'smoke: bool = False' in text
         (place/p.name).write_text(text.replace('smoke: bool = False', 'smoke: bool = True '), 'utf-8')
@@ -174,7 +174,7 @@ def find_moments(page, name):
     page.wait_for_selector('.mcls-message:has-text("Type a query")')
 
 @pytest.mark.parametrize('host, theme', [(lab, 'Light'), (lab, 'Dark'), (voila, 'Light')], ids=['lab-light', 'lab-dark', 'voila'])
-@pytest.mark.parametrize('name, use', [('app_summaries', read_summaries), ('app_moments', find_moments)], ids=['summaries', 'moments'])
+@pytest.mark.parametrize('name, use', [('summaries', read_summaries), ('moments', find_moments)], ids=['summaries', 'moments'])
 def test_an_app_answers_its_reader(browser, folder, host, theme, name, use):
     with host(browser, folder, name, theme) as page:
         try: use(page, f'{name}-{host.__name__}-{theme.lower()}')

@@ -15,7 +15,7 @@ from mcls_nb.retrieve import baselines, c3
 from mcls_nb.retrieve import rows as moments
 from mcls_nb.retrieve.encoders import XMLConfig
 from mcls_nb.summarize import rows as summaries
-from mcls_nb.summarize import stages
+from mcls_nb.summarize import recipes as stages
 from mcls_nb.summarize.models import SummarizerConfig
 from mcls_nb.summarize.rnn import RNNConfig
 from mcls_nb.training import FitConfig, load_weights, save_checkpoint

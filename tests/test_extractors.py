@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from helpers import refused
-from mcls_nb.extractors import (I3D, Extractor, HashedText, PixelFeatures, PretrainedText, ResidualNet, ResNeXt3D, TextEncoder, TVRFeatures,
+from mcls_nb.videos.extractors import (I3D, Extractor, HashedText, PixelFeatures, PretrainedText, ResidualNet, ResNeXt3D, TextEncoder, TVRFeatures,
                                 extract_video, fingerprint, load_weights, subtitle_rows)
 from mcls_nb.features import HOW2_ACTION, TVR_VIDEO, FeatureStore, doctor
-from mcls_nb.media import Cue, read_transcript, write_video
+from mcls_nb.videos.media import Cue, read_transcript, write_video
 
 FIXTURES = Path(__file__).parent/'fixtures'/'resnext3d'
 SHAPES = json.loads((FIXTURES/'shapes.json').read_text())

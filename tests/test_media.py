@@ -6,7 +6,7 @@ import pytest
 
 from helpers import refused
 from mcls_nb.core import DataError
-from mcls_nb.media import Cue, clips, frames, probe, read_transcript, write_video
+from mcls_nb.videos.media import Cue, clips, frames, probe, read_transcript, write_video
 
 av, pysubs2 = pytest.importorskip('av'), pytest.importorskip('pysubs2') # the extra [media]
 

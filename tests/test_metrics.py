@@ -3,7 +3,7 @@ import json, os, shutil, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np
 import pytest
-from mcls_nb import runs
+from mcls_nb import statistics
 from mcls_nb.core import DataError, read_lines
 from mcls_nb.summarize import metrics as M
 
@@ -127,14 +127,14 @@ def test_bad_choices():
         with pytest.raises(DataError, match='train_summaries'): f([], REFS)
 
 def test_bad_numbers():
-    for f in (runs.bootstrap, runs.seed_interval):
+    for f in (statistics.bootstrap, statistics.seed_interval):
         for bad in ([], [[1.]], 3., ['a'], None):
             with pytest.raises(DataError): f(bad)
         for level in (0, 1, 95):
             with pytest.raises(DataError): f([1., 2.], level=level)
-    with pytest.raises(DataError): runs.paired_bootstrap([1.], [1., 2.])
-    with pytest.raises(DataError): runs.bootstrap([1., 2.], n=0)
-    assert np.isnan(runs.seed_interval([1., np.nan, 3.])).all()
+    with pytest.raises(DataError): statistics.paired_bootstrap([1.], [1., 2.])
+    with pytest.raises(DataError): statistics.bootstrap([1., 2.], n=0)
+    assert np.isnan(statistics.seed_interval([1., np.nan, 3.])).all()
 
 def fake_java(tmp_path, monkeypatch, script):
     (tmp_path/'java').write_text(f'#!/bin/sh\n{script}\n')
@@ -189,17 +189,17 @@ def test_a_resample_scores_like_the_corpus_it_stands_for(dialect, names):
 
 def test_intervals_hold_the_truth_nearly_as_often_as_they_say():
     rng = np.random.default_rng(1)
-    held = lambda m: np.mean([low <= 40 <= high for _, low, high in (runs.bootstrap(rng.gamma(4., 10., m), n=200) for _ in range(200))])
+    held = lambda m: np.mean([low <= 40 <= high for _, low, high in (statistics.bootstrap(rng.gamma(4., 10., m), n=200) for _ in range(200))])
     assert .9 < held(127) < .99
-    seeds = [runs.seed_interval(rng.normal(40, 2, 3)) for _ in range(500)]
+    seeds = [statistics.seed_interval(rng.normal(40, 2, 3)) for _ in range(500)]
     assert .92 < np.mean([low <= 40 <= high for _, low, high in seeds]) < .98
 
 def test_paired_is_narrower_and_blind_to_what_both_share():
     rng = np.random.default_rng(0)
     hard, gain = rng.normal(40, 15, 50), rng.normal(1, 2, 50)
-    wide, narrow = runs.bootstrap(hard + gain), runs.paired_bootstrap(hard + gain, hard)
+    wide, narrow = statistics.bootstrap(hard + gain), statistics.paired_bootstrap(hard + gain, hard)
     assert narrow[2] - narrow[1] < (wide[2] - wide[1]) / 3
-    np.testing.assert_allclose(narrow, runs.bootstrap(gain), atol=1e-9)
+    np.testing.assert_allclose(narrow, statistics.bootstrap(gain), atol=1e-9)
 
 def test_lcs_agrees_with_rouge_score():
     from rouge_score.rouge_scorer import _lcs_table

@@ -15,7 +15,7 @@ from mcls_nb.retrieve.data import MomentCorpus, MomentData, Query, SpanRule, rea
 from mcls_nb.retrieve.losses import localisation_loss
 from mcls_nb.retrieve.proposals import EmbedderConfig, MomentEmbedder, WindowData, WindowIndex, _clips_of, _means, _ranked_videos, _ranking, contrast, proposal_recall, rank_windows, window_distances, window_rows, windows
 from mcls_nb.retrieve.rows import MomentJob
-from mcls_nb.retrieve.search import rank_spans
+from mcls_nb.retrieve.index import rank_spans
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT/'tests'/'fixtures'/'baselines'

@@ -7,7 +7,7 @@ import pytest
 
 from mcls_nb.core import DataError
 from mcls_nb.retrieve.data import RELEASED_SPANS, Query, SpanRule, read_annotations, read_durations
-from mcls_nb.retrieve.evaluate import best_window, bounds, consistency, evaluate, hits, moment_iou, read_predictions, report, write_predictions
+from mcls_nb.retrieve.metrics import best_window, bounds, consistency, evaluate, hits, moment_iou, read_predictions, report, write_predictions
 
 
 # --- the official script's numbers
@@ -234,7 +234,7 @@ def test_one_video_has_no_interval(found):
 def test_a_search_is_evaluated_as_it_comes(tmp_path):
     from mcls_nb.retrieve.data import MomentCorpus, VideoSet, query_features
     from mcls_nb.retrieve.encoders import MXML, XMLConfig
-    from mcls_nb.retrieve.search import MomentIndex
+    from mcls_nb.retrieve.index import MomentIndex
     rng, asked = np.random.default_rng(0), queries()
     rows = lambda n, d: rng.normal(size=(n, d)).astype(np.float32)
     clips = {v: int(d // 1.5) + 1 for v, d in DURATIONS.items()}

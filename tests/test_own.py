@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from helpers import refused
-from mcls_nb import own
-from mcls_nb.extractors import HashedText, PixelFeatures, extract_video, subtitle_rows
+from mcls_nb.videos import ingest as own
+from mcls_nb.videos.extractors import HashedText, PixelFeatures, extract_video, subtitle_rows
 from mcls_nb.features import HOW2_ACTION, FeatureStore
-from mcls_nb.media import Cue, read_transcript, write_video
-from mcls_nb.own import Finder, OwnVideos, doctor, ingest, passages, stitch_moments, stitch_summaries, sum_up, whole, windows
+from mcls_nb.videos.media import Cue, read_transcript, write_video
+from mcls_nb.videos.ingest import Finder, OwnVideos, doctor, ingest, passages, stitch_moments, stitch_summaries, sum_up, whole, windows
 from mcls_nb.retrieve.data import MomentData, VideoSet, load_mtvr
-from mcls_nb.retrieve.search import Ranking
+from mcls_nb.retrieve.index import Ranking
 from mcls_nb.summarize.data import load_how2
 
 av, pysubs2 = pytest.importorskip('av'), pytest.importorskip('pysubs2') # the extra [media]
@@ -180,8 +180,8 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
 KILLED = '''
 import sys, time
-from mcls_nb.extractors import PixelFeatures
-from mcls_nb.own import ingest
+from mcls_nb.videos.extractors import PixelFeatures
+from mcls_nb.videos.ingest import ingest
 class Slow(PixelFeatures):
     def extract(self, frames):
         time.sleep(.15)

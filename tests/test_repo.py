@@ -7,26 +7,29 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT/'mcls_nb'
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
-RUNS = [p for p in NOTEBOOKS if p.name.startswith(('run_', 'app_'))] # chosen by parameters, without code of their own
+RUNS = [p for p in NOTEBOOKS if p.name.startswith('run_') or p.parent.name == 'apps'] # chosen by parameters, without code of their own
 MODULES = {'.'.join(p.relative_to(PACKAGE).with_suffix('').parts): p for p in sorted(PACKAGE.rglob('*.py')) if p.name[0] != '_'}
 COMMANDS = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} # nbdev_export does nothing while IN_TEST is set
 COMMANDS |= {'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}', 'PYTHONUTF8': '1'}
 
 # Who may import whom: the rooms in their order, each with the earlier rooms that it leans on (and, through them, with theirs).
 ROOMS = {
-    'core': '', 'text': 'core', 'features': 'core', 'batching': 'core', 'attention': 'batching', 'transformer': 'attention',
-    'distill': 'batching', 'training': 'core', 'worlds': 'core text features', 'runs': 'core',
-    'summarize.data': 'text features batching', 'summarize.fusion': 'transformer', 'summarize.models': 'summarize.fusion',
-    'summarize.decoding': 'text summarize.models', 'summarize.metrics': 'runs', 'summarize.stages': 'training distill summarize.*',
-    'summarize.rnn': 'summarize.models', 'summarize.rows': 'runs worlds training summarize.*',
-    'media': 'core', 'extractors': 'core text features media',
-    'retrieve.data': 'text features batching worlds extractors', 'retrieve.scoring': 'batching', 'retrieve.encoders': 'transformer retrieve.scoring',
-    'retrieve.losses': 'retrieve.scoring', 'retrieve.c3': 'distill training retrieve.*', 'retrieve.search': 'retrieve.data retrieve.scoring',
-    'retrieve.evaluate': 'retrieve.data', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
-    'retrieve.rows': 'runs worlds training retrieve.*',
+    'core': '', 'text': 'core', 'features': 'core', 'batching': 'core', 'attention': 'batching',
+    'transformer': 'attention', 'statistics': 'core', 'training': 'core', 'distill': 'batching',
+    'runs': 'core statistics', 'worlds': 'core text features',
+    'summarize.data': 'text features batching', 'summarize.fusion': 'transformer',
+    'summarize.models': 'summarize.fusion', 'summarize.rnn': 'summarize.models',
+    'summarize.decoding': 'text summarize.models', 'summarize.metrics': 'statistics',
+    'summarize.recipes': 'training distill summarize.*',
+    'videos.media': 'core', 'videos.extractors': 'core text features videos.media',
+    'retrieve.data': 'text features batching worlds videos.extractors', 'retrieve.scoring': 'batching',
+    'retrieve.encoders': 'transformer retrieve.scoring', 'retrieve.losses': 'retrieve.scoring',
+    'retrieve.c3': 'distill training retrieve.*', 'retrieve.index': 'retrieve.data retrieve.scoring',
+    'retrieve.metrics': 'retrieve.data', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
+    'summarize.rows': 'runs worlds training summarize.*', 'retrieve.rows': 'runs worlds training retrieve.*',
     'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *', 'plots': 'core', 'widgets': 'plots',
-    'own': 'extractors *'}
-LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in ('core', 'features', 'media', 'plots') if m in MODULES] # must do without torch
+    'videos.ingest': 'videos.extractors *'}
+LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in ('core', 'features', 'videos.media', 'plots') if m in MODULES] # must do without torch
 
 
 def cells(path): return json.loads(path.read_text('utf-8'))['cells']
@@ -50,7 +53,7 @@ def imported(text, module):
         elif isinstance(node, ast.ImportFrom):
             base = ('mcls_nb.' + module).split('.')[:-node.level] if node.level else []
             base = '.'.join(base + ([node.module] if node.module else []))
-            whole = base in ('mcls_nb', 'mcls_nb.summarize', 'mcls_nb.retrieve') # then modules are what is imported
+            whole = base in ('mcls_nb', 'mcls_nb.summarize', 'mcls_nb.retrieve', 'mcls_nb.videos') # then modules are what is imported
             names = [f'{base}.{a.name}' for a in node.names] if whole else [base]
         else: continue
         yield from (n.removeprefix('mcls_nb.') for n in names if n.startswith('mcls_nb'))
@@ -60,15 +63,15 @@ def test_imports_are_read_in_every_form():
 from .fusion import a
 from ..core import b
 from .. import plots
-from mcls_nb.retrieve import search
+from mcls_nb.retrieve import index
 def f(): from mcls_nb.worlds import c'''
-    assert set(imported(text, 'summarize.models')) == {'text', 'summarize.fusion', 'core', 'plots', 'retrieve.search', 'worlds'}
+    assert set(imported(text, 'summarize.models')) == {'text', 'summarize.fusion', 'core', 'plots', 'retrieve.index', 'worlds'}
 
 def test_table_of_rooms_is_one_way():
     for half, other in (('summarize.', 'retrieve.'), ('retrieve.', 'summarize.')):
         for room in ROOMS: assert not room.startswith(half) or not any(r.startswith(other) for r in allowed(room))
-    assert allowed('attention') == {'batching', 'core'} and allowed('plots') == {'core'} and 'retrieve.search' in allowed('experiments')
-    assert 'retrieve.search' not in allowed('retrieve.c3') # a room never leans on a later one
+    assert allowed('attention') == {'batching', 'core'} and allowed('plots') == {'core'} and 'retrieve.index' in allowed('experiments')
+    assert 'retrieve.index' not in allowed('retrieve.c3') # a room never leans on a later one
 
 @pytest.mark.parametrize('module', MODULES)
 def test_imports_flow_one_way(module):

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from helpers import refused
-from mcls_nb.retrieve import search
+from mcls_nb.retrieve import index as search
 from mcls_nb.retrieve.data import RELEASED_SPANS, SpanRule, VideoBatch
 from mcls_nb.retrieve.encoders import XMLConfig, from_reference
 from mcls_nb.retrieve.scoring import Queries
-from mcls_nb.retrieve.search import MomentIndex, Ranking, rank_spans, temporal_nms
+from mcls_nb.retrieve.index import MomentIndex, Ranking, rank_spans, temporal_nms
 
 HERE = Path(__file__).parent
 FIXTURES = HERE/'fixtures'/'mtvr'
@@ -31,7 +31,7 @@ def borrow(notebook, *names):
         if isinstance(n, (ast.Import, ast.ImportFrom)) or isinstance(n, ast.FunctionDef) and n.name in names: exec(ast.unparse(n), space)
     return [space[n] for n in names]
 
-naive, noise, loud, same, oracle_of = borrow('25_retrieve.search.ipynb', 'naive', 'noise', 'loud', 'same', 'oracle_of')
+naive, noise, loud, same, oracle_of = borrow('api/35_index.ipynb', 'naive', 'noise', 'loud', 'same', 'oracle_of')
 
 def arrays(name): return {k: torch.from_numpy(np.asarray(v)) for k, v in np.load(FIXTURES/f'{name}.npz').items()}
 

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from mcls_nb import training
 from mcls_nb.core import DataError, set_seed, stream_seed
-from mcls_nb.summarize import stages
+from mcls_nb.summarize import recipes as stages
 from mcls_nb.summarize.data import world_corpus
 from mcls_nb.summarize.models import Summarizer, SummarizerConfig
 from mcls_nb.summarize.rnn import RNNConfig
-from mcls_nb.summarize.stages import (RECIPES, RELEASED, Distil, Mix, PairData, Plan, Train, Translate, Transplant, distil, distil_loss, follow, in_language, replace_stage, teach,
+from mcls_nb.summarize.recipes import (RECIPES, RELEASED, Distil, Mix, PairData, Plan, Train, Translate, Transplant, distil, distil_loss, follow, in_language, replace_stage, teach,
                                       train_translator, translated, transplant)
 from mcls_nb.text import Vocab
 from mcls_nb.training import FitConfig

@@ -199,10 +199,10 @@ def test_a_figure_sends_plotly_when_it_is_asked_and_never_as_its_state(attention
     assert name == 'plotly' and b'newPlot' in program and len(program) > 1e6 > len(str(fig.get_state()))
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name, systems', [('app_summaries', 'VDF, NCLS, MT'), ('app_moments', 'mXML, XML')])
+@pytest.mark.parametrize('name, systems', [('summaries', 'VDF, NCLS, MT'), ('moments', 'mXML, XML')])
 def test_an_app_stays_small_when_it_is_run(writers, finders, runs, tmp_path, name, systems):
-    app, copy = Path(__file__).parents[1]/'nbs'/f'{name}.ipynb', tmp_path/'app.ipynb'
-    papermill.execute_notebook(app, copy, dict(systems=systems, out=str(runs), train=0, epochs=0, smoke=True) | (dict(layers=0) if name == 'app_summaries' else {}), progress_bar=False, cwd=tmp_path)
+    app, copy = Path(__file__).parents[1]/'nbs'/'apps'/f'{name}.ipynb', tmp_path/'app.ipynb'
+    papermill.execute_notebook(app, copy, dict(systems=systems, out=str(runs), train=0, epochs=0, smoke=True) | (dict(layers=0) if name == 'summaries' else {}), progress_bar=False, cwd=tmp_path)
     print(f'{name}: {copy.stat().st_size:,} bytes')
     assert copy.stat().st_size < 1e6 # no plotly.js
 

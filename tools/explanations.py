@@ -1,4 +1,4 @@
-"Draw the README's pictures of a moment with the models of nbs/app_moments.ipynb: python tools/explanations.py (trains them on first use; needs kaleido and a Chromium)."
+"Draw the README's pictures of a moment with the models of nbs/apps/moments.ipynb: python tools/explanations.py (trains them on first use; needs kaleido and a Chromium)."
 from pathlib import Path
 
 from mcls_nb.explain import open_moments
