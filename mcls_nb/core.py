@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TIDY', 'DataError', 'check', 'choose', 'one_of', 'override', 'parameters', 'read_text', 'read_lines', 'atomic',
-           'run_folder', 'lock', 'stream_seed', 'set_seed', 'threads', 'as_dict', 'config_hash', 'versions', 'tidy',
-           'progress']
+           'replaceable', 'run_folder', 'lock', 'stream_seed', 'set_seed', 'threads', 'as_dict', 'config_hash',
+           'content_hash', 'versions', 'tidy', 'progress']
 
 # %% ../nbs/api/00_core.ipynb #d19d0262
-import ast, contextlib, dataclasses, difflib, hashlib, json, os, platform, random, shutil, sys, tempfile
+import ast, contextlib, dataclasses, difflib, functools, glob, hashlib, json, os, platform, random
+import re, shutil, sys, tempfile, time
 from importlib import metadata
 from pathlib import Path
 
@@ -124,6 +125,33 @@ def atomic(
     finally:
         if tmp.exists(): remove(tmp)
 
+# %% ../nbs/api/00_core.ipynb #ec5cb293
+def replaceable(
+    folder, # that something new is to take the place of
+    kind:str, # what may be replaced, e.g. 'feature store'
+    marker:str, # its JSON file that bears the mark; what it lists under "files" is known
+    names:str='', # regular expression for what else is known, as paths below the folder
+):
+    "Raise `DataError` unless there is nothing, or what this package made and nothing beside it."
+    folder, fix = Path(folder), 'choose a new folder, or delete this one yourself'
+    not_ours = f'exists and is not {"an" if kind[0] in "aeiou" else "a"} {kind}'
+    is_file = folder.exists() and not folder.is_dir()
+    check(not is_file, f'{not_ours}, but a file', folder, 'choose a new folder')
+    try: said = json.loads((folder/marker).read_text(encoding='utf-8'))
+    except (OSError, ValueError): said = None
+    marked = isinstance(said, dict) and said.get('made_by') == f'mcls_nb {kind}'
+    known = {marker, *said.get('files', ())} if marked else ()
+    strange = []
+    for path in sorted(folder.rglob('*')):
+        if path.name == '.DS_Store' or path.is_dir() and not path.is_symlink(): continue
+        name = path.relative_to(folder).as_posix()
+        meant = re.sub(r'(^|/)\.([^/]+)\.\d+\.(?:tmp|old)(?=/|$)', r'\1\2', name) # see `atomic`
+        if not (marked and (meant in known or re.fullmatch(names, meant))): strange.append(name)
+    holds = f'holds {strange[:1]}, which was not made here'
+    unmarked = f'{not_ours} with the mark of mcls_nb: it {holds}, or before there were marks'
+    check(marked or not strange, unmarked, folder, fix)
+    check(not strange, holds, folder, fix)
+
 # %% ../nbs/api/00_core.ipynb #2ebe7ba2
 def run_folder(
     path, # folder for everything that a run writes
@@ -139,12 +167,16 @@ def run_folder(
 # %% ../nbs/api/00_core.ipynb #361de3ab
 @contextlib.contextmanager
 def lock(
-    path, # of the file that stands for what is locked
+    path, # file or folder that is somebody's; it need not be there yet
     wait:float=-1, # seconds to wait for whoever holds it; -1 = as long as it takes
 ):
     "Hold a lock between processes; `filelock.Timeout` if the wait was in vain."
     from filelock import FileLock
-    with FileLock(path, timeout=wait) if os.environ.get('RANK', '0') == '0' else contextlib.nullcontext(): yield
+    first = os.environ.get('RANK', '0') == '0' # of several processes that train together
+    path = Path(path)
+    if first: run_folder(path.parent/'.locks')
+    with FileLock(path.parent/'.locks'/path.name, timeout=wait) if first else contextlib.nullcontext():
+        yield
 
 # %% ../nbs/api/00_core.ipynb #eef104e9
 def stream_seed(
@@ -191,6 +223,28 @@ def config_hash(
 )->str: # 12 hexadecimal digits
     "A short name for a configuration: equal configurations, equal names."
     return hashlib.sha256(json.dumps(as_dict(cfgs), sort_keys=True).encode()).hexdigest()[:12]
+
+# %% ../nbs/api/00_core.ipynb #a9dc716e
+@functools.lru_cache(None)
+def _bytes_hash(path, *state): # `state` is the file's as far as it can be known without reading
+    try:
+        with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    except OSError as e:
+        raise DataError(f'cannot be read ({e.strerror})', path, 'make it readable') from None
+
+def content_hash(
+    folder, # of data
+    *patterns, # of the paths below it that count; `**` is any depth, hidden files never count
+)->str: # 12 hexadecimal digits
+    "A short name for what files hold: equal names and bytes below the folder, equal hashes."
+    folder, found = Path(folder).resolve(), {}
+    for name in {n for p in patterns for n in glob.glob(p, root_dir=folder, recursive=True)}:
+        if not (path := folder/name).is_file(): continue
+        stat = path.stat()
+        fresh = max(0, stat.st_mtime_ns + 10**9 - time.time_ns()) # never the same twice, then 0
+        state = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, fresh
+        found[Path(name).as_posix()] = _bytes_hash(str(path), *state)
+    return config_hash(found)
 
 # %% ../nbs/api/00_core.ipynb #ea6a4087
 def versions()->dict:

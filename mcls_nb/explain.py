@@ -94,7 +94,7 @@ def open_summaries(
         folder = job.folder(out)
         if layers and row.network == 'model': row, folder = replace(row, model=row.model | dict(decoder_layers=layers)), folder.with_name(f'{folder.name}-layers{layers}')
         plan = summaries.plan_of(row, job.settings, job.open(), seed, job.samples)
-        with threads(job.settings.threads): setup = summaries.train(row, job.settings, plan, run_folder(folder), Path(out)/'teachers')
+        with threads(job.settings.threads): setup = summaries.train(row, job.settings, plan, run_folder(folder), Path(out)/'teachers'/job.content)
         found[name] = SummaryExplorer(setup, split)
     check(found, 'no system is named', 'rows', "name at least one, e.g. 'VDF'")
     return found

@@ -10,7 +10,7 @@ __all__ = ['HOW2_ACTION', 'TVR_VIDEO', 'FeatureContract', 'check_rows', 'Feature
 import collections, contextlib, dataclasses, difflib, hashlib, json, types
 from pathlib import Path
 import numpy as np
-from .core import DataError, as_dict, atomic, check, progress, read_text
+from .core import DataError, as_dict, atomic, check, progress, read_text, replaceable
 
 # %% ../nbs/api/02_features.ipynb #3b08222a
 _CHOICES = {'unit': ('frames', 'seconds'), 'normalisation': ('none', 'l2', 'l2 each part'), 'dtype': ('float32', 'float16')}
@@ -192,7 +192,9 @@ def _write(folder, items, contract):
             ids[item] = None
     check(ids, 'there are no items', 'the items of a store', 'check the source')
     np.save(folder/_OFFSETS, np.array(offsets, '<i8'))
-    index = dict(format=_FORMAT, contract=as_dict(contract), hash=_seal(digest, offsets, ids), ids=list(ids))
+    seal = _seal(digest, offsets, ids)
+    index = dict(made_by='mcls_nb feature store', format=_FORMAT, contract=as_dict(contract))
+    index |= dict(hash=seal, ids=list(ids))
     (folder/_INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding='utf-8')
 
 # %% ../nbs/api/02_features.ipynb #1c5baab8
@@ -242,8 +244,11 @@ def _frame(path):
 # %% ../nbs/api/02_features.ipynb #a1cd1ef5
 def _create(path, items, contract):
     "Write a store in the place of an older one or of nothing."
-    check(not path.exists() or (path/_INDEX).is_file(), 'exists and is not a feature store', path, 'choose a new folder')
-    with atomic(path) as folder: _write(folder, items, contract)
+    ours = lambda: replaceable(path, 'feature store', _INDEX, r'rows\.bin|offsets\.npy')
+    ours()
+    with atomic(path) as folder:
+        _write(folder, items, contract)
+        ours() # still, after what may have been an hour
 
 def _sound(path):
     "The frame of a store that has no fault."

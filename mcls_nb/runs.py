@@ -89,7 +89,7 @@ def run(
     folder = job.folder(out)
     try:
         run_folder(out)
-        with lock(f'{folder}.lock', wait), _TURN:
+        with lock(folder, wait), _TURN:
             if (folder/'rows.csv').exists(): return _read_rows(folder/'rows.csv')
             rows = job.perform(folder, Path(out), only)
             write_rows(rows, folder)

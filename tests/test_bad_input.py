@@ -1,5 +1,5 @@
 """What users get wrong, end to end: each mistake is answered by one sentence that names the place and the remedy, and leaves nothing behind."""
-import shutil
+import os, shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mcls_nb.core import DataError
-from mcls_nb.features import HOW2_ACTION
+from mcls_nb.features import HOW2_ACTION, FeatureFolder, FeatureStore
 from mcls_nb.summarize.data import Corpus, save_how2
 from mcls_nb.summarize.models import Summarizer, SummarizerConfig
 from mcls_nb.summarize.rows import SummaryJob, open_corpus, run_job
@@ -88,6 +88,59 @@ def test_a_broken_folder_is_explained(folder, tmp_path, mistake):
 def test_the_sound_folder_runs(sound, tmp_path):
     result = run_job(SummaryJob('VDF', 'tiny', data=str(sound), smoke=True), tmp_path)
     assert (result.folder/'rows.csv').exists() and len(result.scores['test'].texts) == 4
+
+def test_content_decides_which_run_it_is(folder, monkeypatch):
+    "Not names, sizes and times; nor where the data lie, nor what nobody reads."
+    about = lambda **more: SummaryJob('VDF', 'tiny', **{'data': str(folder), **more}).about
+    before, features = about(), first_features(folder)
+    kept, other = features.read_bytes(), rows(folder).copy()
+    other[0, 0] += 1
+    np.save(features, other)
+    assert features.stat().st_size == len(kept) and about() != before # one number
+    features.write_bytes(kept)
+    assert about() == before
+    for name, letter in (('train_sum.txt', 'a'), ('test_art_pt.txt', 'a'), ('dict.all_en', 'e')):
+        text = (folder/name).read_text('utf-8')
+        (folder/name).write_text(text.replace(letter, 'x', 1), 'utf-8')
+        assert about() != before, name
+        (folder/name).write_text(text, 'utf-8')
+        os.utime(folder/name, (0, 0))
+        assert about() == before, name # the same content at another time
+    unread = '.DS_Store', 'video_action_features/.DS_Store', 'thesis.tex', 'runs/vdf/rows.csv'
+    for name in unread:
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        (folder/name).write_text('x')
+    shutil.copytree(folder/'video_action_features', folder/'runs'/'video_action_features')
+    assert about() == before
+    monkeypatch.chdir(folder.parent)
+    assert about(data='how2') == before
+    (folder/'test_sum.txt').rename(folder/'val_sums.txt')
+    assert about() != before
+
+def test_content_decides_which_run_it_is_in_a_store(folder):
+    source = FeatureFolder(folder/'video_action_features', HOW2_ACTION)
+    items, place = dict(source.items()), folder/'video_action_features'
+    shutil.rmtree(place)
+    FeatureStore.create(place, items, HOW2_ACTION)
+    job = SummaryJob('VDF', 'tiny', data=str(folder))
+    before = job.about
+    name = next(iter(items))
+    FeatureStore.create(place, items | {name: items[name] + 1}, HOW2_ACTION)
+    assert job.about != before
+    FeatureStore.create(place, items, HOW2_ACTION)
+    assert job.about == before
+
+def test_a_teacher_of_other_features_is_another(folder, tmp_path):
+    "By itself a teacher's name rests on a sample of the features."
+    job = SummaryJob('VDF-TS-E', 'tiny', data=str(folder), smoke=True)
+    teachers = lambda: len(list((tmp_path/'runs'/'teachers').glob('*/teacher-*/last.safetensors')))
+    run_job(job, tmp_path/'runs')
+    assert teachers() == 1
+    x = rows(folder).copy()
+    x[0, 0] += 1
+    np.save(first_features(folder), x)
+    run_job(job, tmp_path/'runs')
+    assert teachers() == 2
 
 PARAMETERS = {
     'unknown row': (dict(row='VDFF'), "did you mean 'VDF'"), 'unknown preset': (dict(preset='smal'), "did you mean 'small'"),

@@ -1,5 +1,5 @@
 "Features on disk: what goes in comes out, and whatever is wrong is told in one sentence."
-import dataclasses, json, multiprocessing, os, pickle, signal, subprocess, sys, tracemalloc
+import dataclasses, json, multiprocessing, os, pickle, shutil, signal, subprocess, sys, tracemalloc
 
 import h5py
 import numpy as np
@@ -140,6 +140,35 @@ def test_create_never_replaces_other_things(tmp_path, items):
     for path in (tmp_path/'photos', tmp_path/'photos'/'x.npy'):
         refused(lambda: FeatureStore.create(path, items, CONTRACT), 'not a feature store', 'choose a new folder')
     assert (tmp_path/'photos'/'x.npy').read_text() == 'mine'
+
+def test_a_store_is_replaced_if_it_is_ours_alone(store, items):
+    again = lambda: FeatureStore.create(store.where, items, CONTRACT)
+    (store.where/'photos').mkdir()
+    (store.where/'photos'/'rows.bin').write_text('mine') # named like ours, elsewhere
+    said = refused(again, "holds ['photos/rows.bin'], which was not", 'choose a new folder')
+    assert 'is not a feature store' not in said and FeatureStore(store.where).hash == store.hash
+    shutil.rmtree(store.where/'photos')
+    (store.where/'.DS_Store').touch()
+    assert again().hash == store.hash # which counts as nothing
+
+def test_a_store_without_a_mark_is_read_and_kept(store, items):
+    edit_index(store.where, made_by=None) # as older versions wrote it
+    assert FeatureStore(store.where).hash == store.hash and doctor(store.where) == []
+    for mark in (None, 'somebody', 'mcls_nb index'):
+        edit_index(store.where, made_by=mark)
+        refused(lambda: FeatureStore.create(store.where, items, CONTRACT),
+                'is not a feature store with the mark of mcls_nb', 'delete this one yourself')
+    (store.where/'store.json').write_text('["somebody\'s"]')
+    refused(lambda: FeatureStore.create(store.where, items, CONTRACT), 'is not a feature store')
+    assert (store.where/'rows.bin').stat().st_size
+
+def test_what_comes_while_a_store_is_written_is_kept(store, items):
+    def slowly():
+        yield from items.items()
+        (store.where/'notes.txt').write_text('mine')
+    refused(lambda: FeatureStore.create(store.where, slowly(), CONTRACT), "holds ['notes.txt']")
+    assert (store.where/'notes.txt').read_text() == 'mine'
+    assert list(store.where.parent.iterdir()) == [store.where]
 
 def test_killed_writer_leaves_no_store(tmp_path):
     code = f'''if True:

@@ -1,6 +1,8 @@
 "The second half's experiments as a user runs them, on a generated world and on files in the layout of the release."
+import json, os, shutil
 from pathlib import Path
 
+import h5py
 import pandas as pd
 import papermill
 import pytest
@@ -59,6 +61,38 @@ def test_hidden_answers_are_not_judged(released):
     assert (found.floor <= found.ceiling).all() and set(found.metric) >= {'VR R@1', 'SVMR R@1 IoU=0.7', 'VCMR R@10 IoU=0.5'}
     del corpus.splits['val']
     with pytest.raises(DataError, match='no test or val split with moments'): judged_on(corpus)
+
+def test_content_decides_which_run_it_is(tmp_path, released):
+    "Not names, sizes and times; nor what nobody reads. What rows share bears the same mark."
+    shutil.copytree(released, folder := tmp_path/'mtvr')
+    names = lambda: [MomentJob(row, 'tiny', data=str(folder)).about for row in ('C3', 'MEE')]
+    differ = lambda: all(a != b for a, b in zip(names(), before))
+    before = names()
+    for file in sorted(folder.glob('mtvr_features/**/*.h5')):
+        with h5py.File(file, 'r+') as f:
+            x = f[next(iter(f))]
+            was = x[0, 0]
+            x[0, 0] = was + 1
+        assert differ(), file # one number
+        with h5py.File(file, 'r+') as f: f[next(iter(f))][0, 0] = was
+        assert names() == before
+    annotations = folder/'tvr_zh_en_train_release.jsonl'
+    text = annotations.read_text('utf-8')
+    query = json.loads(text.split('\n')[0])
+    end = f'"ts": [{json.dumps(query["ts"][0])}, {json.dumps(query["ts"][1])}]'
+    later = end[:-2] + str((int(end[-2]) + 1) % 10) + ']' # the moment ends elsewhere
+    letter = '"descs": {"en": "'
+    at = text.index(letter) + len(letter)
+    for changed in (text.replace(end, later, 1), text[:at] + '_' + text[at + 1:]):
+        assert len(changed) == len(text) and changed != text
+        annotations.write_text(changed, 'utf-8')
+        assert differ()
+        annotations.write_text(text, 'utf-8')
+    os.utime(annotations, (0, 0))
+    for name in ('.DS_Store', 'mtvr_features/.DS_Store', 'thesis.tex', 'runs/c3/rows.csv'):
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        (folder/name).write_text('x')
+    assert names() == before
 
 CODE = 'import sys; from mcls_nb.retrieve.rows import MomentJob; from mcls_nb.runs import run; run(MomentJob("C3 Q1", "tiny", 3), sys.argv[1])'
 

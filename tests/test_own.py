@@ -1,5 +1,5 @@
 "A folder of one's own videos: what can be used is used, the rest is told, nothing is done twice, and both halves can read the result."
-import errno, signal, subprocess, sys, time, wave
+import errno, json, signal, subprocess, sys, time, wave
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +142,37 @@ def test_folders_that_are_none(tmp_path, monkeypatch):
     def denied(self): raise PermissionError(errno.EACCES, 'Permission denied', str(self))
     monkeypatch.setattr(Path, 'iterdir', denied)
     refused(lambda: ingest(tmp_path, tmp_path/'new'), 'cannot be read (Permission denied)')
+
+def test_nobody_elses_folder_is_replaced(tmp_path):
+    "Names that are ours prove nothing: released corpora have the same."
+    video(tmp_path, 'a.mp4')
+    names = ('tvr_zh_en_train_release.jsonl', 'train_sum.txt', 'train_notes.txt',
+             'video_action_features/a.npy')
+    for k, name in enumerate(names):
+        mine = tmp_path/str(k)/name
+        mine.parent.mkdir(parents=True)
+        mine.write_text('mine')
+        refused(lambda: ingest(tmp_path, tmp_path/str(k), workers=1), f"holds ['{name}'], which",
+                'exists and is not a dataset with the mark of mcls_nb', 'choose a new folder')
+        assert content(tmp_path/str(k)) == {name: b'mine'}
+
+def test_a_dataset_is_replaced_if_it_is_ours_alone(tmp_path):
+    video(tmp_path, 'a.mp4')
+    out = tmp_path/'out'
+    again = lambda: content(out) if len(ingest(tmp_path, out, workers=1)) else None
+    made = again()
+    listed = json.loads(made['mcls_nb.json'])['files']
+    assert made == again() and listed == sorted(made.keys() - {'mcls_nb.json'})
+    for name in ('train_notes.txt', 'video_action_features/b.npy', 'runs/rows.csv'):
+        (out/name).parent.mkdir(exist_ok=True)
+        (out/name).write_text('mine')
+        refused(again, f"holds ['{name}'], which was not made here", 'choose a new folder')
+        assert content(out) == made | {name: b'mine'}
+        (out/name).unlink()
+    (out/'mcls_nb.json').unlink() # as older versions made it
+    assert len(OwnVideos(out)) == 1
+    refused(again, 'is not a dataset with the mark of mcls_nb', 'delete this one yourself')
+    assert content(out) == {k: v for k, v in made.items() if k != 'mcls_nb.json'}
 
 def test_rows_that_do_not_cover_seconds(tmp_path):
     video(tmp_path, 'a.mp4')

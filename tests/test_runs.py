@@ -89,7 +89,7 @@ def test_run_low_resource_killed_and_started_again(low_resource, tmp_path):
     for done in (0, 2): # finished runs that the blow waits for
         before = finished(folder)
         p = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        while p.poll() is None and (len(finished(folder)) < done or not list(folder.glob('*.lock'))): time.sleep(.01)
+        while p.poll() is None and (len(finished(folder)) < done or not list(folder.glob('.locks/*'))): time.sleep(.01)
         assert p.poll() is None
         for one in [*psutil.Process(p.pid).children(recursive=True), p]: one.kill()
         p.wait()

@@ -384,6 +384,36 @@ def test_bad_folders(stored, tmp_path):
     shutil.rmtree(part)
     refused(lambda: MomentIndex.load(path), 'cannot be read')
 
+def test_an_index_is_replaced_if_it_is_ours_alone(stored, tmp_path):
+    model, index, path = stored
+    foreign = tmp_path/'site' # of somebody else, with an index.json and parts
+    (foreign/'part-one').mkdir(parents=True)
+    (foreign/'part-one'/'thesis.txt').write_text('mine')
+    (foreign/'index.json').write_text('{"parts": []}')
+    writers = (lambda p: index.save(p), lambda p: MomentIndex.build(model, noise([3]), path=p))
+    for write in writers: refused(lambda: write(foreign), 'is not an index', 'choose a new folder')
+    assert (foreign/'part-one'/'thesis.txt').read_text() == 'mine'
+    (path/'part-one').mkdir()
+    for name in ('part-one/video.npy', 'faiss-notes.txt'):
+        (path/name).write_text('mine')
+        for write in writers: refused(lambda: write(path), f"holds ['{name}'], which was not")
+        assert (path/name).read_text() == 'mine'
+        (path/name).unlink()
+    (path/'part-one').rmdir()
+    shutil.copytree(next(path.glob('part-*')), path/'.part-0123456789abcdef.7.tmp') # killed
+    (path/'part-new').mkdir()
+    (path/'part-new'/'deep.npy').touch()
+    assert index.save(path).hash == MomentIndex.load(path, model).hash
+
+def test_an_index_without_a_mark_is_read_and_kept(stored):
+    model, index, path = stored
+    known = (path/'index.json').read_text('utf-8')
+    assert known.startswith('{"made_by": "mcls_nb index", ')
+    (path/'index.json').write_text(known.replace('"made_by": "mcls_nb index", ', ''), 'utf-8')
+    MomentIndex.load(path, model).verify()
+    refused(lambda: index.save(path), 'is not an index with the mark of mcls_nb', 'delete this one')
+    assert MomentIndex.load(path, model).hash == index.hash
+
 def test_small_corpora_answer_what_they_have():
     model = loud()
     q = ask(model, 3)

@@ -34,7 +34,7 @@ def child(action, out, *more):
 # --- killed ---
 
 MOMENTS = [ # processes, and what has to be there before the blow falls; a little later, so that it falls anywhere in what comes next
-    (2, lambda out: any(out.glob('teachers/*.lock'))), # in all of the group, while a teacher is trained
+    (2, lambda out: any(out.glob('teachers/.locks/*'))), # in all of the group, while a teacher is trained
     (1, lambda out: len(finished(out)) >= 1),
     (1, lambda out: len(finished(out)) >= 2 and any(out.glob('*/distil/history.csv')))]
 
@@ -138,7 +138,7 @@ def test_order_of_the_jobs_and_nothing_twice(tmp_path, pretend):
 def test_others_are_passed_over_and_come_back_to(tmp_path, pretend):
     from filelock import FileLock
     jobs, fake = grid(['MT', 'NCLS', 'VDF'], [0], preset='tiny'), SummaryJob.perform
-    lock = FileLock(f'{jobs[0].folder(tmp_path)}.lock')
+    lock = FileLock(jobs[0].folder(tmp_path).parent/'.locks'/jobs[0].folder(tmp_path).name)
     lock.acquire()
     assert run('MT', 'tiny', out=tmp_path, wait=0) is None
     def last_one_frees_the_first(job, *args):

@@ -301,5 +301,5 @@ def train_alone(
     how = replace(trainee.fit, batch_size=largest, seed=stream_seed(name, seed) % 2**31, **choice)
     about = config_hash(cfg, trainee, corpus.max_clips, corpus.max_words, mark, validate is None)
     out = None if folder is None else run_folder(Path(folder)/f'{name}-{language}-s{seed}-{about}')
-    with lock(f'{out}.lock') if out else nullcontext():
+    with lock(out) if out else nullcontext():
         return model, fit(model, data, _loss, how, out, validate, f'{name} ({language})')

@@ -287,7 +287,7 @@ def train_round(
     largest = school.batch_videos * (max(map(len, data.queries_of.values())) if school.by == 'video' else 1) # queries in a batch
     cfg = replace(school.fit, batch_size=largest, seed=stream_seed('round', school.seed, k) % 2**31)
     out = None if folder is None else run_folder(Path(folder)/f'{"-".join(model.cfg.languages)}-round{k}-s{school.seed}-{_about(school, k)}')
-    with lock(f'{out}.lock') if out else nullcontext():
+    with lock(out) if out else nullcontext():
         lessons = Lessons(data, cfg.epochs, teacher, school.loss.merge)
         history = fit(model, lessons, moment_loss(school.loss, school.consolidation), cfg, out, school.validate, f'round {k}',
                       choose(_OPTIMIZERS, school.optimizer, 'optimiser'))

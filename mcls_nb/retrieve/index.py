@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..batching import length_mask
-from ..core import DataError, as_dict, atomic, check, choose, config_hash, progress, read_text
+from ..core import DataError, as_dict, atomic, check, choose, config_hash, progress, read_text, replaceable
 from .data import TASKS, SpanRule
 from .scoring import WEIGHTS
 
@@ -419,9 +419,11 @@ def _check_names(names):
     check(not twice, f'video {(twice or [0])[0]!r} occurs twice', 'index', 'give every video a name of its own')
 
 def _folder(path):
-    "A folder for an index: new, empty or an index."
+    "A folder for an index: new, empty or an index that was made here."
     path = Path(path)
-    check(not path.exists() or (path/_INDEX).is_file() or path.is_dir() and not any(path.iterdir()), 'exists and is not an index', path, 'choose a new folder')
+    rows = r'(?:lengths|numbers|video|sub|deep)\.npy'
+    lists = r'faiss-[0-9a-f]{12}-(?:video|sub)\.bin'
+    replaceable(path, 'index', _INDEX, rf'part-(?:[0-9a-f]{{16}}|new)/{rows}|{lists}')
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -461,7 +463,7 @@ def _write_part(part, path):
 def _write(index, path):
     "Write what is not there yet, then say so, then remove what an older index left."
     for p in index.parts: _write_part(p, path)
-    known = dict(format=1, halo=index.parts[0].halo, filters=index.filters.tolist(), hash=index.hash, parts=[f'part-{p.hash}' for p in index.parts],
+    known = dict(made_by='mcls_nb index', format=1, halo=index.parts[0].halo, filters=index.filters.tolist(), hash=index.hash, parts=[f'part-{p.hash}' for p in index.parts],
                  **{f: getattr(index, f) for f in _FIELDS})
     with atomic(path/_INDEX) as file: file.write_text(json.dumps(known, ensure_ascii=False), encoding='utf-8')
     for p in path.glob('part-*'):
@@ -491,7 +493,7 @@ class _Stored(_Packed):
         self.where = path
         return self
     def save(self,
-        path, # folder: new, or one that holds an index
+        path, # folder: new, or one that holds an index made here and nothing else
     ):
         "Write the index; parts that the folder holds already are left alone."
         return self._keep(_folder(path))

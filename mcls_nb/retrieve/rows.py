@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import as_dict, atomic, check, choose, config_hash, override, run_folder, threads
+from ..core import as_dict, atomic, check, choose, config_hash, content_hash, override, run_folder, threads
 from .baselines import ExCLConfig, MEEConfig, Trainee, answer_in_stages, train_alone
 from .c3 import Consolidation, School, train_rounds
 from .data import TASKS, MomentCorpus, SpanRule, VideoSet, load_mtvr, query_features, tv_corpus
@@ -300,8 +300,10 @@ class MomentJob(Job):
 
     @property
     def _mark(self): # of the data
-        files = sorted((f.name, f.stat().st_size) for f in Path(self.data).glob('**/*.*')) if self.data else None
-        return config_hash(files, self.settings[1].world, self.smoke, *([self.settings[1].rule] if self.rule else [])) # the rule chooses the best weights, too
+        names = '*.h5', '*.npy', 'rows.bin', 'store.json'
+        read = ['tvr_*.json*', *(f'mtvr_features/**/{name}' for name in names)] # by `load_mtvr`
+        data = content_hash(self.data, *read) if self.data else None
+        return config_hash(data, self.settings[1].world, self.smoke, *([self.settings[1].rule] if self.rule else [])) # the rule chooses the best weights, too
 
     @property
     def about(self)->str:

@@ -337,7 +337,7 @@ def teach(
     model, data, val = _fresh(plan, (english, english), True), _data(plan, 'pretrain', 'en', (english, english), plan.pretrain), _held_out(plan, 'en', (english, english))
     about = config_hash(model.cfg, plan.pretrain, english.name, _mark(data), val and _mark(val), plan.seed)
     out = None if folder is None else run_folder(Path(folder)/f'teacher-{plan.model.reads}-s{plan.seed}-{about}')
-    with lock(f'{out}.lock') if out else nullcontext():
+    with lock(out) if out else nullcontext():
         fit(model, data, summary_loss, _judged(plan.pretrain, val), out, _validation(val), 'stage 1')
     return model, (english, english)
 
@@ -382,7 +382,7 @@ def train_translator(
     val = _pairs(plan, 'val', source, target, vocabs) if _can_validate(plan, source, target) else None
     about = config_hash(model.cfg, plan.translation, plan.max_text, [v.name for v in vocabs], _mark(data), val and _mark(val), plan.seed)
     out = None if folder is None else run_folder(Path(folder)/f'translator-{source}-{target}-s{plan.seed}-{about}')
-    with lock(f'{out}.lock') if out else nullcontext():
+    with lock(out) if out else nullcontext():
         fit(model, data, summary_loss, _judged(plan.translation, val), out, _validation(val), f'translator {source} to {target}')
     return Translator(model, vocabs, plan.max_text, max(map(len, data.tgt)), out)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import DataError, as_dict, atomic, check, choose, config_hash, override, run_folder, threads
+from ..core import DataError, as_dict, atomic, check, choose, config_hash, content_hash, override, run_folder, threads
 from ..features import FeatureStore
 from ..runs import Job, Paper, comparable, grid, means, run_job, verdict
-from .data import Corpus, SummaryData, load_how2, world_corpus
+from .data import SPLITS, Corpus, SummaryData, load_how2, world_corpus
 from .decoding import look, summarize
 from .metrics import item_scores, report, score, slot_accuracy
 from .models import MFFG, MT_DENSECAP, NCLS_BEAVER, SummarizerConfig
@@ -306,11 +306,18 @@ class SummaryJob(Job):
         return corpus
 
     @property
+    def content(self)->str:
+        "A hash of the files that `load_how2` reads; empty for a generated world."
+        features = [f'video_action_features/{name}' for name in ('*.npy', 'rows.bin', 'store.json')]
+        read = [*(f'{split}_*.txt' for split in SPLITS), 'dict.*', *features]
+        return content_hash(self.data, *read) if self.data else ''
+
+    @property
     def about(self)->str:
         "A hash of the system, the sizes, the data and the seed."
-        files = sorted((f.name, f.stat().st_size) for f in Path(self.data).glob('*.*')) if self.data else None
-        row = choose(ROWS, self.row, 'row')
-        return config_hash(row.model, row.recipe, _told(row, self.settings), files, self.seed, self.smoke, self.samples)
+        row, data = choose(ROWS, self.row, 'row'), self.content or None
+        told = _told(row, self.settings)
+        return config_hash(row.model, row.recipe, told, data, self.seed, self.smoke, self.samples)
 
     system = property(lambda self: f'{self.row} @{self.samples}' if self.samples else self.row)
     size = property(lambda self: f'n{self.samples}' if self.samples else '')
@@ -336,7 +343,7 @@ def _result(job, folder, out, only):
     plan = plan_of(row, sizes, job.open(), job.seed, job.samples)
     run_folder(folder)
     with threads(sizes.threads):
-        setup = train(row, sizes, plan, folder, Path(out)/'teachers')
+        setup = train(row, sizes, plan, folder, Path(out)/'teachers'/job.content)
         scores = {'test': evaluate(setup, only=only), 'train': evaluate(setup, 'train', limit=50, only=('rouge1', 'rouge2', 'rougeL'))}
     test = setup.data['test'].records
     texts = pd.DataFrame({'id': [r.id for r in test], 'reference': [r.summary for r in test], 'summary': scores['test'].texts})

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from ..core import DataError, as_dict, atomic, check, choose, config_hash, lock, progress, read_lines, run_folder, stream_seed
+from ..core import DataError, as_dict, atomic, check, choose, config_hash, lock, progress, read_lines, replaceable, run_folder, stream_seed
 from .extractors import HashedText, PixelFeatures, subtitle_rows
 from ..features import FeatureStore
 from .media import Cue, frames, probe, read_transcript
@@ -420,6 +420,8 @@ def _said_rows(v, language, plan): # n d, zero where nobody speaks the language
     return _read(v.files[language][0])[0] if language in v.files else np.zeros((v.n, plan.encoder.contract.width), np.float32)
 
 # %% ../../nbs/api/42_ingest.ipynb #76a6bad6
+_MARKER = 'mcls_nb.json'
+
 def _described(v, out): # a video as a line of JSON
     cues = {l: [[c.start, c.end, c.text] for c in cues] for l, cues in v.cues.items()}
     return dict(name=v.name, file=os.path.relpath(v.source.video, out), duration=v.duration, clip=v.clip, split=v.split, windows=[list(w) for w in v.windows],
@@ -434,14 +436,11 @@ def _write(new, out, videos, records, moments, plan, report): # all files of a d
     lines = [json.dumps(_described(v, out), ensure_ascii=False) for v in videos.values()]
     (new/'videos.jsonl').write_text('\n'.join(lines) + '\n', encoding='utf-8')
     report.frame.to_csv(new/'report.csv', index=False)
+    files = sorted(p.relative_to(new).as_posix() for p in new.rglob('*') if p.is_file())
+    mark = dict(made_by='mcls_nb dataset', files=files)
+    (new/_MARKER).write_text(json.dumps(mark, indent=1), encoding='utf-8')
 
 # %% ../../nbs/api/42_ingest.ipynb #bde44d09
-def _check_out(out): # a folder that a dataset may replace
-    check(not out.exists() or out.is_dir(), 'is a file', out, 'name a folder')
-    ours = r'videos\.jsonl|report\.csv|video_action_features|mtvr_features|tvr_[a-z0-9_]+\.jsonl?|(pretrain|train|val|test)_[a-z_]+\.txt'
-    strange = sorted(p.name for p in (out.iterdir() if out.exists() else ()) if not re.fullmatch(ours, p.name))
-    check(not strange, f'holds {strange[:1]}, which was not made here', out, 'choose a new folder')
-
 def _planned(video, text, action, workers, work, piece): # -> _Plan
     looks = dict(video=video or PixelFeatures()) | (dict(action=action) if action else {})
     c = looks['video'].contract
@@ -504,11 +503,11 @@ def ingest(
 )->pd.DataFrame: # item, outcome ('made', 'in part' or 'left out'), about
     "Make a dataset in the layouts of How2 and mTVR; the same call goes on where it was."
     folder, out, report = Path(folder), Path(out), _Report()
-    _check_out(out)
+    replaceable(out, 'dataset', _MARKER)
     windows(1, max_clips, overlap) # raises if there can be none
     plan = _planned(video, text, action, workers, work or out.with_name(f'{out.name}.work'), piece)
     sources, tables = _scan(folder, report)
-    with lock(plan.work/'lock'):
+    with lock(plan.work):
         _sweep((plan.work, '*'), (run_folder(out.parent), glob.escape(out.name)))
         _finish(out, plan, sources, tables, languages, language, max_clips, overlap, folder, report)
     return report.frame
@@ -523,7 +522,9 @@ def _finish(out, plan, sources, tables, languages, language, max_clips, overlap,
         v.names = [_called(v.name, a, v.n, max_clips, v.clip) for a, _ in v.windows]
     records, moments = _summaries(videos, language, report), _moments(out.name, videos, queries, languages, plan, report)
     _told(videos, records, moments, report)
-    with atomic(out) as new: _write(new, out, videos, records, moments, plan, report)
+    with atomic(out) as new:
+        _write(new, out, videos, records, moments, plan, report)
+        replaceable(out, 'dataset', _MARKER) # still, after what may have been hours
 
 # %% ../../nbs/api/42_ingest.ipynb #869ba220
 class OwnVideos:
