@@ -394,11 +394,11 @@ class FrameConverter:
     def __init__(self,
         size=None, # (height, width) as shown, or the shorter side; None: that of the first picture
     ):
-        sides = [] if size is None else [size] if isinstance(size, int) else list(size)
-        possible = all(isinstance(s, int) and s > 0 for s in sides)
-        check(possible and len(sides) < 3, f'{size!r} is no size', 'size',
-              'give (height, width) or one number')
-        self.size = tuple(size) if len(sides) == 2 else size
+        one = size is None or isinstance(size, int)
+        sides = (1 if size is None else size,) * 2 if one else tuple(size)
+        possible = len(sides) == 2 and all(isinstance(s, int) and s > 0 for s in sides)
+        check(possible, f'{size!r} is no size', 'size', 'give (height, width) or one number')
+        self.size = size if one else sides
         self.scaler = need('av.video.reformatter', 'PyAV').VideoReformatter()
     def shown_size(self, h, w):
         "Height and width of what is made of pictures that are h x w as shown."
