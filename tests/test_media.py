@@ -1,5 +1,5 @@
-"Transcripts and videos as people have them: whatever can be used is used, the rest is told in one sentence."
-import itertools, sys, tracemalloc, warnings, wave
+"Transcripts and videos as people have them: what can be used is used, a sentence tells the rest."
+import sys, tracemalloc, warnings, wave
 
 import numpy as np
 import pytest
@@ -24,7 +24,15 @@ def grey(n, step=4, h=48, w=64):
 
 def levels(pictures): return [int(round((p.mean() - 7.5) / 4)) for p in pictures]
 
-def srt(*cues): return '\n\n'.join(f'{k}\n{times}\n{text}' for k, (times, text) in enumerate(cues, 1))
+def srt(*cues):
+    "A SubRip file of (times, text)."
+    return '\n\n'.join(f'{k}\n{times}\n{text}' for k, (times, text) in enumerate(cues, 1))
+
+def unheard(f):
+    "What `f` returns, whatever it warns of."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return f()
 
 TIME = '00:00:01,000 --> 00:00:02,500'
 
@@ -34,21 +42,28 @@ TIME = '00:00:01,000 --> 00:00:02,500'
 SAID = {'pt': 'A instrução não é fácil, você está aqui?', 'zh': '我们今天喝茶', 'en': "It's here"}
 
 @pytest.mark.parametrize('encoding, language', [
-    ('utf-8', 'pt'), ('utf-8-sig', 'pt'), ('utf-16', 'pt'), ('utf-16-le', 'pt'), ('utf-16-be', 'en'), ('utf-32', 'zh'), ('latin-1', 'pt'),
-    ('cp1252', 'pt'), ('utf-8', 'zh'), ('utf-8-sig', 'zh'), ('utf-16', 'zh'), ('utf-16-le', 'zh'), ('utf-16-be', 'zh'), ('gb18030', 'zh'), ('gb2312', 'zh')])
+    ('utf-8', 'pt'), ('utf-8-sig', 'pt'), ('utf-16', 'pt'), ('utf-16-le', 'pt'),
+    ('utf-16-be', 'en'), ('utf-32', 'zh'), ('latin-1', 'pt'), ('cp1252', 'pt'),
+    ('utf-8', 'zh'), ('utf-8-sig', 'zh'), ('utf-16', 'zh'), ('utf-16-le', 'zh'),
+    ('utf-16-be', 'zh'), ('gb18030', 'zh'), ('gb2312', 'zh')])
 def test_encodings_are_found(tmp_path, encoding, language):
-    (tmp_path/'a.srt').write_bytes(srt((TIME, SAID[language])).encode(encoding))
+    file, due = tmp_path/'a.srt', [Cue(1., 2.5, SAID[language])]
+    file.write_bytes(srt((TIME, SAID[language])).encode(encoding))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
-        assert read_transcript(tmp_path/'a.srt') == [Cue(1., 2.5, SAID[language])]
-    sure = encoding.startswith('utf-8') or encoding in ('utf-16', 'utf-32') # by UTF-8 itself or by a mark
+        assert read_transcript(file) == due
+    sure = encoding in ('utf-8', 'utf-8-sig', 'utf-16', 'utf-32') # by UTF-8 itself or by a mark
     assert bool(said) != sure and (sure or 'is a guess' in str(said[0].message))
-    assert quiet(lambda: read_transcript(tmp_path/'a.srt', encoding=encoding)) == [Cue(1., 2.5, SAID[language])]
+    assert quiet(lambda: read_transcript(file, encoding=encoding)) == due
 
 def test_short_words_are_not_taken_for_another_language(tmp_path):
-    for text, encoding in (('ação', 'latin-1'), ('não é', 'latin-1'), ('El niño', 'latin-1'), ('你好', 'gb18030'), ('it’s “fine”', 'cp1252')):
-        (tmp_path/'a.srt').write_bytes(srt((TIME, text)).encode(encoding))
-        with pytest.warns(UserWarning, match='is a guess'): assert read_transcript(tmp_path/'a.srt')[0].text == text
+    file = tmp_path/'a.srt'
+    words = {'ação': 'latin-1', 'não é': 'latin-1', 'El niño': 'latin-1', '你好': 'gb18030',
+             'it’s “fine”': 'cp1252'}
+    for text, encoding in words.items():
+        file.write_bytes(srt((TIME, text)).encode(encoding))
+        with pytest.warns(UserWarning, match='is a guess'):
+            assert read_transcript(file)[0].text == text
 
 @pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
 def test_ends_of_lines(tmp_path, end):
@@ -57,12 +72,15 @@ def test_ends_of_lines(tmp_path, end):
 
 @pytest.mark.parametrize('text, cues', [
     (srt((TIME, 'a'), (TIME, 'b')), [(1, 2.5, 'a'), (1, 2.5, 'b')]), # at the same time
-    (srt(('00:00:04,000 --> 00:00:09,000', 'b'), ('00:00:01,000 --> 00:00:06,000', 'a')), [(1, 6, 'a'), (4, 9, 'b')]), # unsorted, overlapping
-    (srt((TIME, '<font color="#fff"><b>a</b></font> {\\an8}b &amp; c < d')), [(1, 2.5, 'a b & c < d')]),
+    (srt(('00:00:04,000 --> 00:00:09,000', 'b'), ('00:00:01,000 --> 00:00:06,000', 'a')),
+     [(1, 6, 'a'), (4, 9, 'b')]), # unsorted, overlapping
+    (srt((TIME, '<font color="#fff"><b>a</b></font> {\\an8}b &amp; c < d')),
+     [(1, 2.5, 'a b & c < d')]),
     (f'{TIME}\na\n2\n{TIME}\nb', [(1, 2.5, 'a'), (1, 2.5, 'b')]), # no blank line in between
     (f'{TIME}  X1:40 X2:600\n99\n', [(1, 2.5, '99')]), # text that is a number
     (srt(('1:02:03.5 --> 1:02:04,250', 'a')), [(3723.5, 3724.25, 'a')]),
-    ('WEBVTT - title\n\nSTYLE\n::cue {}\n\n1\n00:01.000 --> 00:02.500\n<c.x>a</c>\n\nNOTE b\n', [(1, 2.5, 'a')]),
+    ('WEBVTT - title\n\nSTYLE\n::cue {}\n\n1\n00:01.000 --> 00:02.500\n<c.x>a</c>\n\nNOTE b\n',
+     [(1, 2.5, 'a')]),
     ('WEBVTT\n\n10:00:01.000 --> 10:00:02.500\n<v Ann>a</v>', [(36001, 36002.5, 'a')]),
     ('a\nb', [(None, None, 'a'), (None, None, 'b')]),
     ('[00:01] a\n[00:03] b', [(1, 3, 'a'), (3, 8, 'b')]),
@@ -89,14 +107,14 @@ def test_any_line_of_a_transcript_may_be_damaged(tmp_path):
         for _ in range(60):
             at = rng.integers(0, len(form) - 8)
             (tmp_path/'a.srt').write_text(form[:at] + '#' * 4 + form[at + 4:])
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                assert len(read_transcript(tmp_path/'a.srt')) >= 4
+            assert len(unheard(lambda: read_transcript(tmp_path/'a.srt'))) >= 4
 
 @pytest.mark.parametrize('data, words', [
-    (b'', ['is empty']), (b' \n\n', ['holds no cue']), (b'WEBVTT\n\n', ['holds no cue']), (b'\xef\xbb\xbf', ['holds no cue']),
+    (b'', ['is empty']), (b' \n\n', ['holds no cue']), (b'WEBVTT\n\n', ['holds no cue']),
+    (b'\xef\xbb\xbf', ['holds no cue']),
     (srt(('00:00:XX --> 1', 'x')).encode(), ['holds no cue that can be used (1 without times']),
-    (bytes(range(256)) * 4, ['is not text in any encoding']), (b'\xff\xfe' + b'a\x00' + b'\x00\xd8', ['is not utf-16'])])
+    (bytes(range(256)) * 4, ['is not text in any encoding']),
+    (b'\xff\xfe' + b'a\x00' + b'\x00\xd8', ['is not utf-16'])])
 def test_transcripts_that_are_none(tmp_path, data, words):
     (tmp_path/'a.srt').write_bytes(data)
     refused(lambda: read_transcript(tmp_path/'a.srt'), 'a.srt: ', *words)
@@ -108,7 +126,8 @@ def test_transcript_from_elsewhere(tmp_path):
     refused(lambda: read_transcript(tmp_path/'a.mp4'), 'is not text')
     (tmp_path/'a.srt').write_bytes(srt((TIME, 'não')).encode('latin-1'))
     refused(lambda: read_transcript(tmp_path/'a.srt', encoding='utf-8'), 'is not utf-8')
-    refused(lambda: read_transcript(tmp_path/'a.srt', encoding='utf-9'), "there is no encoding 'utf-9'")
+    refused(lambda: read_transcript(tmp_path/'a.srt', encoding='utf-9'),
+            "there is no encoding 'utf-9'")
 
 
 # --- videos that can be read
@@ -127,17 +146,22 @@ def test_frames_are_what_a_viewer_sees(tmp_path, kind, rate, fps):
 def test_variable_rate_and_stretches(tmp_path, kind):
     times = np.cumsum(np.random.default_rng(3).choice([.04, .1, .5, 1.], 30))
     times -= times[0]
-    write_video(tmp_path/f'a.{kind}', zip(times, grey(30)), fps=20)
-    every = list(frames(tmp_path/f'a.{kind}'))
+    def shown_at(items): # numbers of the pictures that are due at the items' times
+        return [int(np.searchsorted(times, t + .0015)) - 1 for t, _ in items]
+    file = write_video(tmp_path/f'a.{kind}', zip(times, grey(30)), fps=20)
+    every = list(frames(file))
     np.testing.assert_allclose([t for t, _ in every], times, atol=.002)
-    whole = list(frames(tmp_path/f'a.{kind}', fps=8))
-    assert levels(p for _, p in whole) == [int(np.searchsorted(times, t + .0015)) - 1 for t, _ in whole]
+    whole = list(frames(file, fps=8))
+    assert levels(p for _, p in whole) == shown_at(whole)
     for start, end in ((0, 1.), (2.3, 4.1), (5., None)):
-        part = list(frames(tmp_path/f'a.{kind}', fps=8, start=start, end=end))
-        grid = list(itertools.takewhile(lambda t: t < (end or whole[-1][0] + .125), (start + k / 8 for k in itertools.count())))
-        assert [t for t, _ in part] == pytest.approx(grid[:len(part)]) and abs(len(part) - len(grid)) <= 1
-        assert levels(p for _, p in part) == [int(np.searchsorted(times, t + .0015)) - 1 for t, _ in part]
-        assert [t for t, _ in frames(tmp_path/f'a.{kind}', start=start, end=end)] == [t for t, _ in every if start <= t < (end or 99)]
+        part = list(frames(file, fps=8, start=start, end=end))
+        until = end or whole[-1][0] + .125
+        grid = [t for t in (start + k / 8 for k in range(1000)) if t < until]
+        assert abs(len(part) - len(grid)) <= 1
+        assert [t for t, _ in part] == pytest.approx(grid[:len(part)])
+        assert levels(p for _, p in part) == shown_at(part)
+        stretch = [t for t, _ in frames(file, start=start, end=end)]
+        assert stretch == [t for t, _ in every if start <= t < (end or 99)]
 
 @pytest.mark.parametrize('degrees', [0, 90, 180, 270])
 def test_rotation_is_applied(tmp_path, degrees):
@@ -148,11 +172,12 @@ def test_rotation_is_applied(tmp_path, degrees):
     assert abs(shown.astype(int) - np.rot90(corner, degrees // 90)).mean() < 8
     info = probe(tmp_path/'a.mp4')
     assert info.size == shown.shape[:2] and info.rotation == degrees
-    assert next(frames(tmp_path/'a.mp4', size=24))[1].shape == ((32, 24, 3) if degrees % 180 else (24, 32, 3))
+    _, small = next(frames(tmp_path/'a.mp4', size=24))
+    assert small.shape == ((32, 24, 3) if degrees % 180 else (24, 32, 3))
 
 def test_wrong_extension_is_no_obstacle(tmp_path):
-    write_video(tmp_path/'a.mp4', grey(3)).rename(tmp_path/'50% é?#:.txt')
-    assert probe(tmp_path/'50% é?#:.txt').size == (48, 64) and len(list(frames(tmp_path/'50% é?#:.txt'))) == 3
+    file = write_video(tmp_path/'a.mp4', grey(3)).rename(tmp_path/'50% é?#:.txt')
+    assert probe(file).size == (48, 64) and len(list(frames(file))) == 3
 
 def test_memory_does_not_grow(tmp_path):
     write_video(tmp_path/'a.mp4', (p for _ in range(20) for p in grey(50)), fps=10)
@@ -174,7 +199,8 @@ def test_a_sound_track_is_told(tmp_path):
         tone.sample_rate = 16000
         c.mux(sound.encode(tone) + sound.encode())
     info = probe(tmp_path/'a.mp4')
-    assert info.has_audio and info.has_video and info.fps == 10 and info.duration == pytest.approx(1, abs=.1)
+    assert info.has_audio and info.has_video and info.fps == 10
+    assert info.duration == pytest.approx(1, abs=.1)
     assert len(quiet(lambda: list(frames(tmp_path/'a.mp4', fps=5)))) == 5
 
 
@@ -184,27 +210,28 @@ def test_a_sound_track_is_told(tmp_path):
 def whole(tmp_path): return write_video(tmp_path/'whole.mp4', grey(60), fps=10).read_bytes()
 
 def test_a_file_cut_short_gives_its_beginning(tmp_path, whole):
-    counts = []
+    counts, cut = [], tmp_path/'cut.mp4'
+    told = r'cut.mp4: .*pictures end at \d.\d s of 6.0 s; the file is damaged or was cut off'
     for share in (.5, .7, .9):
-        (tmp_path/'cut.mp4').write_bytes(whole[:int(len(whole) * share)])
-        with pytest.warns(UserWarning, match=r'cut.mp4: .*pictures end at \d.\d s of 6.0 s; the file is damaged or was cut off'):
-            some = list(frames(tmp_path/'cut.mp4', fps=10))
+        cut.write_bytes(whole[:int(len(whole) * share)])
+        with pytest.warns(UserWarning, match=told): some = list(frames(cut, fps=10))
         assert levels(p for _, p in some) == list(range(len(some)))
         counts.append(len(some))
     assert 0 < counts[0] < counts[1] < counts[2] < 60
-    assert quiet(lambda: len(list(frames(tmp_path/'cut.mp4', fps=10, end=1.)))) == 10 # what is asked for is whole
+    asked = quiet(lambda: list(frames(cut, fps=10, end=1.))) # this part is whole
+    assert len(asked) == 10
 
 def test_a_damaged_stretch_is_passed_over(tmp_path, whole):
     data = bytearray(whole)
     data[len(data) // 2:len(data) // 2 + 400] = bytes(400)
     (tmp_path/'hole.mp4').write_bytes(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        assert [t for t, _ in frames(tmp_path/'hole.mp4', fps=10)] == pytest.approx(np.arange(60) / 10)
+    shown = unheard(lambda: list(frames(tmp_path/'hole.mp4', fps=10)))
+    assert [t for t, _ in shown] == pytest.approx(np.arange(60) / 10)
 
 def test_a_damaged_time_does_not_fill_the_disk(tmp_path):
     write_video(tmp_path/'a.mkv', zip([0., .1, .2, 50_000.], grey(4)), fps=10)
-    with pytest.warns(UserWarning, match='1 pieces cannot be decoded'): assert levels(p for _, p in frames(tmp_path/'a.mkv', fps=10)) == [0, 1, 2, 3]
+    with pytest.warns(UserWarning, match='1 pieces cannot be decoded'):
+        assert levels(p for _, p in frames(tmp_path/'a.mkv', fps=10)) == [0, 1, 2, 3]
 
 def test_a_file_that_ends_before_its_index(tmp_path, whole):
     with av.open(str(tmp_path/'a.mp4'), 'w') as c: # the index behind
@@ -242,9 +269,12 @@ def test_a_cover_is_no_video(tmp_path):
     refused(lambda: frames(tmp_path/'a.m4a'), 'holds sound, but no pictures')
 
 @pytest.mark.parametrize('data, words', [
-    (b'', ['is empty']), (np.random.default_rng(0).bytes(10_000), ['is not a video, or is damaged']), (b'plain text\n' * 99, ['is not a video']),
-    (b'#EXTM3U\n#EXTINF:9,\nhttp://localhost/a.ts\n', ['is not a video']), (b"ffconcat version 1.0\nfile 'b.mp4'\n", ['is not a video']),
-    (b'\x89PNG\r\n\x1a\n' + bytes(100), ['is not a video']), (b'1\n00:00:01,000 --> 00:00:02,000\na\n', ['is not a video'])])
+    (b'', ['is empty']), (b'plain text\n' * 99, ['is not a video']),
+    (np.random.default_rng(0).bytes(10_000), ['is not a video, or is damaged']),
+    (b'#EXTM3U\n#EXTINF:9,\nhttp://localhost/a.ts\n', ['is not a video']),
+    (b"ffconcat version 1.0\nfile 'b.mp4'\n", ['is not a video']),
+    (b'\x89PNG\r\n\x1a\n' + bytes(100), ['is not a video']),
+    (b'1\n00:00:01,000 --> 00:00:02,000\na\n', ['is not a video'])])
 def test_files_that_are_no_video(tmp_path, data, words):
     (tmp_path/'a.mp4').write_bytes(data)
     for f in (frames, probe): refused(lambda: f(tmp_path/'a.mp4'), 'a.mp4: ', *words)
@@ -253,20 +283,22 @@ def test_without_the_extra(tmp_path, monkeypatch):
     write_video(tmp_path/'a.mp4', grey(3))
     (tmp_path/'a.srt').write_text(srt((TIME, 'a')))
     for package in ('av', 'pysubs2'): monkeypatch.setitem(sys.modules, package, None)
-    refused(lambda: frames(tmp_path/'a.mp4'), 'the package PyAV is not installed; pip install "mcls_nb[media]"')
+    missing = 'the package PyAV is not installed; pip install "mcls_nb[media]"'
+    refused(lambda: frames(tmp_path/'a.mp4'), missing)
     refused(lambda: read_transcript(tmp_path/'a.srt'), 'the package pysubs2 is not installed')
 
 @pytest.mark.parametrize('kind', ['mp4', 'mkv', 'webm'])
 def test_any_byte_may_be_damaged(tmp_path, kind):
-    whole, rng = write_video(tmp_path/f'a.{kind}', grey(30), fps=10).read_bytes(), np.random.default_rng(0)
+    whole = write_video(tmp_path/f'a.{kind}', grey(30), fps=10).read_bytes()
+    rng = np.random.default_rng(0)
     for _ in range(40):
         data = bytearray(whole)
         for at in rng.integers(0, len(data), 4): data[at] = rng.integers(256)
-        (tmp_path/'b.mp4').write_bytes(data[:rng.integers(len(data) // 3, len(data))] if rng.random() < .3 else data)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            try: assert all(p.shape[2] == 3 for _, p in frames(tmp_path/'b.mp4', fps=5))
-            except DataError as e: assert str(e).endswith('.')
+        if rng.random() < .3: data = data[:rng.integers(len(data) // 3, len(data))]
+        (tmp_path/'b.mp4').write_bytes(data)
+        try: shown = unheard(lambda: list(frames(tmp_path/'b.mp4', fps=5)))
+        except DataError as e: assert str(e).endswith('.')
+        else: assert all(p.shape[2] == 3 for _, p in shown)
 
 def test_video_from_elsewhere(tmp_path):
     refused(lambda: frames(tmp_path/'none.mp4'), 'there is no such file')
@@ -274,15 +306,19 @@ def test_video_from_elsewhere(tmp_path):
     refused(lambda: frames('http://localhost/a.mp4'), 'there is no such file')
 
 @pytest.mark.parametrize('asked, words', [
-    (dict(fps=0), ['0 frames a second']), (dict(fps=-1), ['frames a second']), (dict(start=3), ['start is 3 s, but the video ends at 2.0 s']),
-    (dict(start=1, end=1), ['is no stretch of time']), (dict(start=-1), ['start is -1 s']), (dict(size=0), ['is no size']),
+    (dict(fps=0), ['0 frames a second']), (dict(fps=-1), ['frames a second']),
+    (dict(start=3), ['start is 3 s, but the video ends at 2.0 s']),
+    (dict(start=1, end=1), ['is no stretch of time']), (dict(start=-1), ['start is -1 s']),
+    (dict(size=0), ['is no size']),
     (dict(size=(1, 2, 3)), ['is no size'])])
 def test_questions_without_sense(tmp_path, asked, words):
     write_video(tmp_path/'a.mp4', grey(20))
     refused(lambda: frames(tmp_path/'a.mp4', **asked), *words)
 
 @pytest.mark.parametrize('pictures, words', [
-    ([], ['there is no picture to write']), ([np.zeros((47, 64, 3), np.uint8)], ['picture 0 is not']), ([np.zeros((48, 64, 3))], ['picture 0 is not']),
+    ([], ['there is no picture to write']),
+    ([np.zeros((47, 64, 3), np.uint8)], ['picture 0 is not']),
+    ([np.zeros((48, 64, 3))], ['picture 0 is not']),
     ([np.zeros((48, 64), np.uint8)], ['picture 0 is not'])])
 def test_pictures_that_cannot_be_written(tmp_path, pictures, words):
     refused(lambda: write_video(tmp_path/'a.mp4', pictures), *words)

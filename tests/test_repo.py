@@ -22,6 +22,7 @@ ROOMS = {
     'summarize.decoding': 'text summarize.models', 'summarize.metrics': 'statistics',
     'summarize.recipes': 'training distill summarize.*',
     'videos.media': 'core', 'videos.extractors': 'core text features videos.media',
+    'videos.pretrained': 'videos.extractors',
     'retrieve.data': 'text features batching worlds videos.extractors', 'retrieve.scoring': 'batching',
     'retrieve.encoders': 'transformer retrieve.scoring', 'retrieve.losses': 'retrieve.scoring',
     'retrieve.c3': 'distill training retrieve.*', 'retrieve.index': 'retrieve.data retrieve.scoring',
