@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['LEXICONS', 'lexicon', 'stream', 'pick', 'between', 'check_knobs', 'World']
 
-# %% ../../nbs/api/09_worlds.ipynb #794968c6
+# %% ../../nbs/api/09_worlds.ipynb #238a8715
 import dataclasses, json
 from importlib import resources
 
 import numpy as np
 from ..core import check, choose, one_of, stream_seed
 
-# %% ../../nbs/api/09_worlds.ipynb #c9c45451
+# %% ../../nbs/api/09_worlds.ipynb #def45703
 LEXICONS = ('how2', 'tv')
 
-# %% ../../nbs/api/09_worlds.ipynb #d45fb25e
+# %% ../../nbs/api/09_worlds.ipynb #07f500a1
 def lexicon(
     name:str, # one of `LEXICONS`
 )->dict: # as the JSON file has it, in its order
@@ -23,14 +23,14 @@ def lexicon(
     file = resources.files('mcls_nb.worlds')/f"{one_of(name, LEXICONS, 'lexicon')}_lexicon.json"
     return json.loads(file.read_text('utf-8'))
 
-# %% ../../nbs/api/09_worlds.ipynb #d45788eb
+# %% ../../nbs/api/09_worlds.ipynb #78bf107e
 def stream(
     *names, # what the numbers are for, e.g. `seed, 'train', 7, 'text'`
 )->np.random.Generator:
     "Random numbers that depend on every name and on nothing else."
     return np.random.default_rng(stream_seed(*names))
 
-# %% ../../nbs/api/09_worlds.ipynb #498fb36e
+# %% ../../nbs/api/09_worlds.ipynb #b34089b2
 def pick(
     rng, # a `stream`
     items, # list or tuple
@@ -38,7 +38,7 @@ def pick(
     "One of the items, all equally likely."
     return items[int(rng.random() * len(items))]
 
-# %% ../../nbs/api/09_worlds.ipynb #c4ba820a
+# %% ../../nbs/api/09_worlds.ipynb #292fc965
 def between(
     rng, # a `stream`
     low:int, high:int, # both can come out
@@ -46,7 +46,7 @@ def between(
     "A whole number from `low` to `high`, all equally likely."
     return low + int(rng.random() * (high - low + 1))
 
-# %% ../../nbs/api/09_worlds.ipynb #62a42924
+# %% ../../nbs/api/09_worlds.ipynb #db04434f
 def check_knobs(
     cfg, # a dataclass, each of whose fields has a number or a bool as its default
     shares=(), # names of the fields that are probabilities
@@ -67,7 +67,7 @@ def check_knobs(
             check(value > 0, f'{value} is too small', where, 'choose more than 0')
         else: check(value >= bound, f'{value} is too small', where, f'choose at least {bound}')
 
-# %% ../../nbs/api/09_worlds.ipynb #67871d7a
+# %% ../../nbs/api/09_worlds.ipynb #2d240e43
 class World:
     "A corpus with known answers; a kind of world says its `splits` and makes a `sample`."
     splits = () # names; the configuration has a size for each

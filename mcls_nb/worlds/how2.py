@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SLOTS', 'HOW2_LEXICON', 'REAL_TOPICS', 'TOPICLESS', 'CLAUSES', 'UNSAID', 'SUMMARIES', 'FACES', 'VIEWS', 'Word',
            'read_words', 'fill_clause', 'closed_words', 'How2WorldConfig', 'coin_word', 'Topic', 'draw_cast',
-           'draw_slots', 'greeting', 'steps', 'distractor', 'add_noise', 'draw_transcripts', 'draw_looks', 'Frame',
-           'draw_frames', 'Sample', 'How2World']
+           'draw_slots', 'steps', 'distractor', 'add_noise', 'draw_transcripts', 'draw_looks', 'Frame', 'draw_frames',
+           'Sample', 'How2World']
 
 # %% ../../nbs/api/10_how2_world.ipynb #e1554346
 import re, textwrap
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from ..core import check, choose, one_of
 from .base import World, between, check_knobs, lexicon, pick, stream
 
-# %% ../../nbs/api/10_how2_world.ipynb #6d3a6697
+# %% ../../nbs/api/10_how2_world.ipynb #040ed93e
 SLOTS = ('topic', 'action', 'object', 'tool', 'adjective', 'person', 'action2', 'object2')
 
 # %% ../../nbs/api/10_how2_world.ipynb #c756601a
@@ -33,16 +33,13 @@ class Word(NamedTuple):
         if '|' in spec: return f"{spec.split('|')[self.gender == 'f']} {self.pt}"
         if spec in ('ndo', 'mos'): return self.pt[:-1] + spec
         return dict(pt=self.pt, ing=self.ing).get(spec, self.en)
-    def forms(self,
-        language:str, # 'en' or 'pt'
-    )->set:
-        "All forms that a transcript may hold."
-        if language == 'en': found = {self.en, self.ing}
-        elif self.ing: found = {self.pt, f'{self:ndo}', f'{self:mos}'}
-        else: found = {self.pt, self.feminine}
-        return found - {''}
+    def forms(self, language:str)->set:
+        "All forms that a transcript in this language may hold."
+        if language == 'en': return {self.en, self.ing} - {''}
+        if self.ing: return {self.pt, f'{self:ndo}', f'{self:mos}'}
+        return {self.pt, self.feminine} - {''}
 
-# %% ../../nbs/api/10_how2_world.ipynb #ab7c9c54
+# %% ../../nbs/api/10_how2_world.ipynb #ceece0d7
 def read_words(
     role:str, # of the words: 'topic', 'action', 'object', 'tool', 'adjective' or 'person'
     entries:list, # of three strings each, as in the lexicon
@@ -52,17 +49,14 @@ def read_words(
     if role == 'adjective': return tuple(Word(en, m, feminine=f) for en, m, f in entries)
     return tuple(Word(en, pt, gender=gender) for en, pt, gender in entries)
 
-# %% ../../nbs/api/10_how2_world.ipynb #f0eacf5e
 HOW2_LEXICON = lexicon('how2')
 REAL_TOPICS = [{role: read_words(role, entries) for role, entries in block.items()}
                for block in HOW2_LEXICON['topics']]
 TOPICLESS = {role: read_words(role, entries) for role, entries in HOW2_LEXICON['topicless'].items()}
 
-# %% ../../nbs/api/10_how2_world.ipynb #a829f77c
+# %% ../../nbs/api/10_how2_world.ipynb #3817593f
 CLAUSES = HOW2_LEXICON['clauses'] # kind -> pairs of templates, English and Portuguese
 UNSAID = {role: read_words(role, [entry])[0] for role, entry in HOW2_LEXICON['unsaid'].items()}
-
-# %% ../../nbs/api/10_how2_world.ipynb #3817593f
 SUMMARIES = HOW2_LEXICON['summaries'] # English templates, one for each topic
 
 # %% ../../nbs/api/10_how2_world.ipynb #0be34351
@@ -76,20 +70,18 @@ def fill_clause(
     "A clause in both languages."
     adj_en = adj_pt = front = end_en = end_pt = ''
     if tool:
-        words['tool'], end_pt = tool, f' {tool:com o|com a}'
+        end_pt = f' {tool:com o|com a}'
         if ahead: front = f'with the {tool} , '
         else: end_en = f' with the {tool}'
     if adjective:
-        feminine = words['object'].gender == 'f'
-        adj_en, adj_pt = f' {adjective}', f' {adjective.feminine if feminine else adjective.pt}'
-    return (pair[0].format(front=front, end=end_en, adj=adj_en, **words),
-            pair[1].format(end=end_pt, adj=adj_pt, **words))
+        masculine = words['object'].gender == 'm'
+        adj_en, adj_pt = f' {adjective}', f' {adjective.pt if masculine else adjective.feminine}'
+    return (pair[0].format(front=front, end=end_en, adj=adj_en, tool=tool, **words),
+            pair[1].format(end=end_pt, adj=adj_pt, tool=tool, **words))
 
-# %% ../../nbs/api/10_how2_world.ipynb #2fe86e76
-def closed_words(
-    language:str, # 'en' or 'pt'
-)->set:
-    "Every word that a text may hold beside those of the slots."
+# %% ../../nbs/api/10_how2_world.ipynb #61a930a9
+def closed_words(language:str)->set:
+    "Every word that a text in a language may hold beside those of the slots."
     texts = [pair[language == 'pt'] for pairs in CLAUSES.values() for pair in pairs]
     if language == 'en': texts = texts + SUMMARIES
     bare = re.sub(r'{\w+:?(.*?)}', r' \1 ', ' '.join(texts)) # articles in specifications stay
@@ -101,8 +93,7 @@ def closed_words(
 @dataclass(frozen=True)
 class How2WorldConfig:
     "What a How2-like world consists of and how hard it is."
-    topics:int=6 # how many
-    actions:int=5; objects:int=6; tools:int=3 # of each topic
+    topics:int=6; actions:int=5; objects:int=6; tools:int=3 # the last three of each topic
     adjectives:int=6; people:int=10 # of no topic
     pretrain:int=3000; train:int=600; val:int=150; test:int=400 # samples
     # chance that the transcripts mention the slot
@@ -125,13 +116,10 @@ class How2WorldConfig:
     text_tells_all:bool=False # negative control: every slot is said
     video_noise_only:bool=False # negative control: frames are noise
     def __post_init__(self): self.validate()
-
-# %% ../../nbs/api/10_how2_world.ipynb #6bc81dab
-@patch
-def combinations(self:How2WorldConfig)->int:
-    "In how many ways the eight slots can be filled."
-    two_actions, two_objects = (n * (n - 1) for n in (self.actions, self.objects))
-    return self.topics * two_actions * two_objects * self.tools * self.adjectives * self.people
+    def combinations(self)->int:
+        "In how many ways the eight slots can be filled."
+        two_actions, two_objects = (n * (n - 1) for n in (self.actions, self.objects))
+        return self.topics * two_actions * two_objects * self.tools * self.adjectives * self.people
 
 # %% ../../nbs/api/10_how2_world.ipynb #3dcabe92
 @patch
@@ -150,17 +138,13 @@ def validate(self:How2WorldConfig):
     check(n >= 1000, f'only {n} combinations of slots exist, too few for four splits',
           'parameter topics', 'ask for more topics, actions, objects, tools, adjectives or people')
 
-# %% ../../nbs/api/10_how2_world.ipynb #d227642b
+# %% ../../nbs/api/10_how2_world.ipynb #b65ee753
 @patch
-def say_chances(self:How2WorldConfig)->dict: # slot -> probability
-    "How likely the transcripts mention each slot."
-    return {s: 1. if self.text_tells_all else getattr(self, f'say_{s}') for s in SLOTS}
-
-# %% ../../nbs/api/10_how2_world.ipynb #559381c9
-@patch
-def see_chances(self:How2WorldConfig)->dict: # slot -> probability
-    "How likely each slot is visible; adjective and person never are."
-    return {s: 0. if self.video_noise_only else getattr(self, f'see_{s}', 0.) for s in SLOTS}
+def chances(self:How2WorldConfig, how:str)->dict: # slot -> probability
+    "How likely it is to 'say' or 'see' each slot; adjective and person are never seen."
+    if how == 'say' and self.text_tells_all: return dict.fromkeys(SLOTS, 1.)
+    if how == 'see' and self.video_noise_only: return dict.fromkeys(SLOTS, 0.)
+    return {slot: getattr(self, f'{how}_{slot}', 0.) for slot in SLOTS}
 
 # %% ../../nbs/api/10_how2_world.ipynb #fb3bf0f3
 def coin_word(
@@ -170,8 +154,8 @@ def coin_word(
 )->Word:
     "A word of syllables that are common in the language, but of no meaning."
     def invent(onsets, vowels, codas):
-        syllables = (pick(rng, onsets) + pick(rng, vowels) for _ in range(between(rng, 1, 2)))
-        return ''.join(syllables) + pick(rng, codas)
+        open_syllables = [pick(rng, onsets) + pick(rng, vowels) for _ in range(between(rng, 1, 2))]
+        return ''.join(open_syllables) + pick(rng, codas)
     while True:
         en, stem = (invent(**HOW2_LEXICON['syllables'][language]) for language in ('en', 'pt'))
         if role == 'action': word = Word(en, stem + pick(rng, ('ar', 'er', 'ir')), ing=en + 'ing')
@@ -184,13 +168,11 @@ def coin_word(
             taken |= forms
             return word
 
-# %% ../../nbs/api/10_how2_world.ipynb #83e1fe29
+# %% ../../nbs/api/10_how2_world.ipynb #8e3db4ef
 class Topic(NamedTuple):
     "What a topic of a world has to teach."
     topic: tuple # of one `Word`
-    action: tuple
-    object: tuple
-    tool: tuple
+    action: tuple; object: tuple; tool: tuple
     summary: str = '' # the sentence of its summaries
     def words(self)->list: # of `Word`
         "All words of the topic."
@@ -209,12 +191,11 @@ def draw_cast(
     def some(role, words, n):
         drawn = [words[i] for i in rng.permutation(len(words))[:n]]
         return tuple(drawn + [coin_word(coins, role, taken) for _ in range(n - len(drawn))])
-    topics, n_real = [], len(REAL_TOPICS)
     sizes = dict(topic=1, action=cfg.actions, object=cfg.objects, tool=cfg.tools)
-    order = [*rng.permutation(n_real), *range(n_real, cfg.topics)]
-    for k in order[:cfg.topics]:
-        block = REAL_TOPICS[k] if k < n_real else {}
-        words = [some(role, block.get(role, ()), n) for role, n in sizes.items()]
+    topics, n = [], len(REAL_TOPICS)
+    for k in [*rng.permutation(n), *range(n, cfg.topics)][:cfg.topics]:
+        block = REAL_TOPICS[k] if k < n else {}
+        words = [some(role, block.get(role, ()), size) for role, size in sizes.items()]
         topics.append(Topic(*words, SUMMARIES[k % len(SUMMARIES)]))
     adjectives = some('adjective', TOPICLESS['adjective'], cfg.adjectives)
     return tuple(topics), adjectives, some('person', TOPICLESS['person'], cfg.people)
@@ -232,24 +213,11 @@ def draw_slots(
     while True:
         topic = pick(rng, world.topics)
         (action, action2), (object, object2) = two(topic.action), two(topic.object)
-        tool, adjective, person = (pick(rng, words)
-                                   for words in (topic.tool, world.adjectives, world.people))
+        others = topic.tool, world.adjectives, world.people
+        tool, adjective, person = (pick(rng, words) for words in others)
         words = topic.topic[0], action, object, tool, adjective, person, action2, object2
         if world.home('home', *(w.en for w in words)) == split:
             return topic, dict(zip(SLOTS, words))
-
-# %% ../../nbs/api/10_how2_world.ipynb #eabc293b
-def greeting(
-    slots:dict, # slot -> `Word`
-    said:set, # slots that the transcripts mention
-    rng, # a `stream`
-)->list: # of pairs of texts
-    "The clauses about person and topic, if these are said."
-    person, about = pick(rng, CLAUSES['person']), pick(rng, CLAUSES['topic'])
-    clauses = []
-    if 'person' in said: clauses.append(fill_clause(person, person=slots['person']))
-    if 'topic' in said: clauses.append(fill_clause(about, topic=slots['topic']))
-    return clauses
 
 # %% ../../nbs/api/10_how2_world.ipynb #d5a5fdb0
 def steps(
@@ -260,9 +228,8 @@ def steps(
 )->list: # of pairs of texts
     "The main step, perhaps more about its object or tool, and the second step."
     def word(slot): return slots[slot] if slot in said else UNSAID.get(slot.rstrip('2'))
-    main = pick(rng, CLAUSES['step'])
-    more = pick(rng, CLAUSES['object'] + CLAUSES['tool'])
-    then = pick(rng, CLAUSES['then'])
+    kinds = CLAUSES['step'], CLAUSES['object'] + CLAUSES['tool'], CLAUSES['then']
+    main, more, then = (pick(rng, pairs) for pairs in kinds)
     ahead, again = rng.random() < cfg.front, rng.random() < cfg.repeat
     clauses = [fill_clause(main, ahead, word('adjective'), word('tool'),
                            action=word('action'), object=word('object'))]
@@ -270,7 +237,7 @@ def steps(
     if again and role in said: clauses.append(fill_clause(more, **{role: slots[role]}))
     return clauses + [fill_clause(then, action=word('action2'), object=word('object2'))]
 
-# %% ../../nbs/api/10_how2_world.ipynb #d8308ede
+# %% ../../nbs/api/10_how2_world.ipynb #691c07e8
 def distractor(
     cfg:How2WorldConfig, # the knobs
     slots:dict, # slot -> `Word`
@@ -278,9 +245,8 @@ def distractor(
     rng, # a `stream`
 )->tuple: # pair of texts; dict: role -> `Word` that it names
     "A clause about anything of the topic but the slots."
-    words = {}
-    for role in ('action', 'object', 'tool'):
-        words[role] = pick(rng, [w for w in getattr(topic, role) if w not in slots.values()])
+    words = {role: pick(rng, [w for w in getattr(topic, role) if w not in slots.values()])
+             for role in ('action', 'object', 'tool')}
     kind, with_tool, ahead = rng.random(), rng.random() < cfg.say_tool, rng.random() < cfg.front
     if kind < .6: clause, named = 'step', ('action', 'object', 'tool')[:2 + with_tool]
     elif kind < .8: clause, named = 'object', ('object',)
@@ -304,7 +270,7 @@ def add_noise(
         noisy.append(token)
     return ' '.join(noisy)
 
-# %% ../../nbs/api/10_how2_world.ipynb #1151f328
+# %% ../../nbs/api/10_how2_world.ipynb #eabc293b
 def draw_transcripts(
     world, # a `How2World`
     topic:Topic, # of the video
@@ -314,25 +280,24 @@ def draw_transcripts(
 )->tuple: # language -> text; set of slots that are said; role -> English words of distractors
     "What is said in a video, in each language."
     cfg = world.cfg
-    said = {slot for slot, chance in cfg.say_chances().items() if rng.random() < chance}
+    said = {slot for slot, chance in cfg.chances('say').items() if rng.random() < chance}
     body, asides = steps(cfg, slots, said, rng), {}
     for _ in range(between(rng, cfg.distractors_min, cfg.distractors_max)):
         clause, words = distractor(cfg, slots, topic, rng)
         body.insert(between(rng, 0, len(body)), clause)
         for role, w in words.items(): asides[role] = asides.get(role, ()) + (w.en,)
     for _ in range(between(rng, cfg.fillers_min, cfg.fillers_max)):
-        position = between(rng, 0, len(body))
-        body.insert(position, pick(rng, CLAUSES['filler']))
-    clauses, texts = greeting(slots, said, rng) + body, {}
+        body.insert(between(rng, 0, len(body)), pick(rng, CLAUSES['filler']))
+    greeting, texts = [(slot, pick(rng, CLAUSES[slot])) for slot in ('person', 'topic')], {}
+    body[:0] = [fill_clause(pair, **{slot: slots[slot]}) for slot, pair in greeting if slot in said]
     for k, language in enumerate(languages):
+        text = ' '.join(clause[k] for clause in body)
         hesitations, rate = HOW2_LEXICON['hesitations'][language], getattr(cfg, f'noise_{language}')
-        text = ' '.join(clause[k] for clause in clauses)
         texts[language] = add_noise(text, rate, hesitations, world.forms[language], rng)
     return texts, said, asides
 
 # %% ../../nbs/api/10_how2_world.ipynb #8fc5fa8a
 FACES = tuple(f'face {k}' for k in range(1, 5)) # talking heads, which tell nothing
-
 def draw_looks(
     cfg:How2WorldConfig, # the knobs
     seed:int, # of the world
@@ -355,7 +320,7 @@ class Frame(NamedTuple):
     kind: str # 'step', 'talk' (a talking head), 'aside' (another topic) or 'noise'
     shows: dict # slot (in 'aside' frames: role) -> English word
 
-# %% ../../nbs/api/10_how2_world.ipynb #730f82bc
+# %% ../../nbs/api/10_how2_world.ipynb #c256983a
 def draw_frames(
     world, # a `How2World`
     topic:Topic, # of the video
@@ -364,7 +329,7 @@ def draw_frames(
 )->list: # v `Frame`
     "What the frames of a video show."
     cfg, frames, others = world.cfg, [], [t for t in world.topics if t is not topic]
-    visible = {slot for slot, chance in cfg.see_chances().items() if rng.random() < chance}
+    visible = {slot for slot, chance in cfg.chances('see').items() if rng.random() < chance}
     def present(slot): # a topic or an action is there throughout, a thing comes and goes
         return rng.random() < (cfg.presence if slot in ('object', 'tool', 'object2') else 1.)
     main, second = ('topic', 'action', 'object', 'tool'), ('topic', 'action2', 'object2')
@@ -385,7 +350,6 @@ def draw_frames(
 
 # %% ../../nbs/api/10_how2_world.ipynb #02d467fa
 VIEWS = dict(nothing=(), topic=(), text=('text',), video=('video',), both=('text', 'video'))
-
 @dataclass(frozen=True, eq=False)
 class Sample:
     "A generated video with its transcripts, its summary and all its answers."
@@ -397,10 +361,8 @@ class Sample:
     shown: dict # slot -> those of 'text' and 'video' that show it
     frames: list # v `Frame`
     asides: dict # 'action', 'object', 'tool' -> words of the transcripts that are *not* the slot
-    def known(self,
-        sees:str, # one of `VIEWS`
-    )->dict: # slot -> English word
-        "The slots that a view shows."
+    def known(self, sees:str)->dict: # slot -> English word
+        "The slots that a view, one of `VIEWS`, shows."
         view = set(choose(VIEWS, sees, 'view'))
         return {s: w for s, w in self.slots.items() if s == sees or view & set(self.shown[s])}
 
@@ -419,7 +381,7 @@ class How2World(World):
                       for language in ('en', 'pt')}
         self.vectors = draw_looks(cfg, seed, self.topics)
 
-# %% ../../nbs/api/10_how2_world.ipynb #e78347b3
+# %% ../../nbs/api/10_how2_world.ipynb #d96f6ab8
 @patch
 def sample(self:How2World,
     split:str, # 'pretrain', 'train', 'val' or 'test'
@@ -428,10 +390,10 @@ def sample(self:How2World,
     "Sample `i` of a split; slots, text and video have streams of their own."
     one_of(split, self.splits, 'split')
     check(i >= 0, f'{i} is no index', f'split {split}', 'count from 0')
-    slot_rng, text_rng, video_rng = (stream(self.seed, split, i, part)
-                                     for part in ('slots', 'text', 'video'))
-    topic, slots = draw_slots(self, split, slot_rng)
+    parts = ('slots', 'text', 'video')
+    slot_rng, text_rng, video_rng = (stream(self.seed, split, i, part) for part in parts)
     languages = ('en',) if split == 'pretrain' else ('en', 'pt')
+    topic, slots = draw_slots(self, split, slot_rng)
     texts, said, asides = draw_transcripts(self, topic, slots, languages, text_rng)
     frames = draw_frames(self, topic, slots, video_rng)
     noise = video_rng.standard_normal((len(frames), self.cfg.d_video), dtype=np.float32) # v d
@@ -441,8 +403,8 @@ def sample(self:How2World,
     seen = {slot for frame in frames if frame.kind == 'step' for slot in frame.shows}
     shown = {slot: ('text',) * (slot in said) + ('video',) * (slot in seen) for slot in SLOTS}
     words = {slot: w.en for slot, w in slots.items()}
-    summary = topic.summary.format(**words)
-    return Sample(f'{split}-{i}', texts, video, summary, words, shown, frames, asides)
+    return Sample(f'{split}-{i}', texts, video, topic.summary.format(**words),
+                  words, shown, frames, asides)
 
 # %% ../../nbs/api/10_how2_world.ipynb #8edd2602
 @patch
@@ -454,16 +416,13 @@ def explain(self:How2World,
     s = self.sample(split, i)
     def wrap(name, text):
         return textwrap.fill(text, 120, initial_indent=f'{name:12}', subsequent_indent=' ' * 12)
-    lines = [s.id]
-    for slot, word in s.slots.items():
-        lines.append(f"{slot:12}{word:14}{' and '.join(s.shown[slot]) or 'not shown'}")
-    lines.append('')
-    for language, text in s.transcripts.items():
-        lines.append(wrap(dict(en='English', pt='Portuguese')[language], text))
-    lines.append('')
-    for k, f in enumerate(s.frames, 1):
-        lines.append(f"frame {k:<6}{f.kind:14}{', '.join(f.shows.values())}".rstrip())
-    return '\n'.join([*lines, '', wrap('summary', s.summary)])
+    slots = [f"{slot:12}{word:14}{' and '.join(s.shown[slot]) or 'not shown'}"
+             for slot, word in s.slots.items()]
+    names = dict(en='English', pt='Portuguese')
+    texts = [wrap(names[language], text) for language, text in s.transcripts.items()]
+    frames = [f"frame {k:<6}{f.kind:14}{', '.join(f.shows.values())}".rstrip()
+              for k, f in enumerate(s.frames, 1)]
+    return '\n'.join([s.id, *slots, '', *texts, '', *frames, '', wrap('summary', s.summary)])
 
 # %% ../../nbs/api/10_how2_world.ipynb #9321ced0
 @patch
@@ -477,7 +436,7 @@ def possible_topics(self:How2World,
     if 'text' in VIEWS[sees]: telling = telling.union(*s.asides.values())
     return [t for t in self.topics if not telling or telling & {w.en for w in t.words()}]
 
-# %% ../../nbs/api/10_how2_world.ipynb #bcf6d13a
+# %% ../../nbs/api/10_how2_world.ipynb #6f7837a5
 @patch
 def possible_words(self:How2World,
     s:Sample, # whose slot is asked for
@@ -488,11 +447,10 @@ def possible_words(self:How2World,
     "The words that a view leaves for a slot."
     known, role = s.known(sees), slot.rstrip('2')
     if slot in known: return [known[slot]]
-    pools = dict(adjective=self.adjectives, person=self.people)
-    pool = pools[role] if role in pools else getattr(topic, role)
+    pools = topic._asdict() | dict(adjective=self.adjectives, person=self.people)
     gone = {w for other, w in known.items() if other.rstrip('2') == role}
     if 'text' in VIEWS[sees]: gone.update(s.asides.get(role, ()))
-    return [w.en for w in pool if w.en not in gone]
+    return [w.en for w in pools[role] if w.en not in gone]
 
 # %% ../../nbs/api/10_how2_world.ipynb #3fcfbd51
 @patch
@@ -506,11 +464,10 @@ def ceiling(self:How2World,
         topics = self.possible_topics(s, sees)
         topic = next(t for t in topics if t.topic[0].en == s.slots['topic'])
         left = [self.possible_words(s, sees, topic, slot) for slot in SLOTS]
-        guessed_right = []
-        for slot, words in zip(SLOTS, left): # slots with the same words left are guessed together
-            share = left.count(words) / len(words)
-            guessed_right.append(share / (1 if slot in ('adjective', 'person') else len(topics)))
-        right.append(guessed_right)
+        # slots with the same words left are guessed together; the topic's words with the topic
+        right.append([left.count(words) / len(words)
+                      / (1 if slot in ('adjective', 'person') else len(topics))
+                      for slot, words in zip(SLOTS, left)])
     check(right, 'there are no samples', f'split {split}', 'give the split a size')
     bound = dict(zip(SLOTS, np.mean(right, 0).tolist()))
     return bound | {'mean': sum(bound.values()) / len(SLOTS)}
@@ -533,12 +490,9 @@ def oracle_summaries(self:How2World,
         texts.append(topic.summary.format(**filled))
     return texts
 
-# %% ../../nbs/api/10_how2_world.ipynb #53739c48
+# %% ../../nbs/api/10_how2_world.ipynb #27574a58
 @patch
-def floors(self:How2World,
-    split:str='test', # 'pretrain', 'train', 'val' or 'test'
-    seed:int=0, # of the guesses
-)->dict: # 'template' (the topic is known) and 'nothing' -> list of texts
-    "Summaries by chance."
+def floors(self:How2World, split:str='test', seed:int=0)->dict: # name -> list of texts
+    "Summaries by chance: 'template', where the topic is known, and 'nothing'."
     return dict(template=self.oracle_summaries(split, 'topic', seed),
                 nothing=self.oracle_summaries(split, 'nothing', seed))
