@@ -16,17 +16,18 @@ COMMANDS |= {'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PAT
 ROOMS = {
     'core': '', 'text': 'core', 'features': 'core', 'batching': 'core', 'attention': 'batching',
     'transformer': 'attention', 'statistics': 'core', 'training': 'core', 'distill': 'batching',
-    'runs': 'core statistics', 'worlds': 'core text features',
+    'runs': 'core statistics',
+    'worlds.base': 'core', 'worlds.how2': 'worlds.base', 'worlds.tv': 'worlds.base',
     'summarize.data': 'text features batching', 'summarize.fusion': 'transformer',
     'summarize.models': 'summarize.fusion', 'summarize.rnn': 'summarize.models',
     'summarize.decoding': 'text summarize.models', 'summarize.metrics': 'statistics',
     'summarize.recipes': 'training distill summarize.*',
     'videos.media': 'core', 'videos.extractors': 'core text features videos.media',
-    'retrieve.data': 'text features batching worlds videos.extractors', 'retrieve.scoring': 'batching',
+    'retrieve.data': 'text features batching worlds.* videos.extractors', 'retrieve.scoring': 'batching',
     'retrieve.encoders': 'transformer retrieve.scoring', 'retrieve.losses': 'retrieve.scoring',
     'retrieve.c3': 'distill training retrieve.*', 'retrieve.index': 'retrieve.data retrieve.scoring',
     'retrieve.metrics': 'retrieve.data', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
-    'summarize.rows': 'runs worlds training summarize.*', 'retrieve.rows': 'runs worlds training retrieve.*',
+    'summarize.rows': 'runs worlds.how2 training summarize.*', 'retrieve.rows': 'runs worlds.tv training retrieve.*',
     'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *', 'plots': 'core', 'widgets': 'plots',
     'videos.ingest': 'videos.extractors *'}
 LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in ('core', 'features', 'videos.media', 'plots') if m in MODULES] # must do without torch
@@ -53,7 +54,8 @@ def imported(text, module):
         elif isinstance(node, ast.ImportFrom):
             base = ('mcls_nb.' + module).split('.')[:-node.level] if node.level else []
             base = '.'.join(base + ([node.module] if node.module else []))
-            whole = base in ('mcls_nb', 'mcls_nb.summarize', 'mcls_nb.retrieve', 'mcls_nb.videos') # then modules are what is imported
+            packages = 'mcls_nb', *(f'mcls_nb.{p}' for p in ('worlds', 'summarize', 'retrieve', 'videos'))
+            whole = base in packages # then modules are what is imported
             names = [f'{base}.{a.name}' for a in node.names] if whole else [base]
         else: continue
         yield from (n.removeprefix('mcls_nb.') for n in names if n.startswith('mcls_nb'))
@@ -64,8 +66,10 @@ from .fusion import a
 from ..core import b
 from .. import plots
 from mcls_nb.retrieve import index
-def f(): from mcls_nb.worlds import c'''
-    assert set(imported(text, 'summarize.models')) == {'text', 'summarize.fusion', 'core', 'plots', 'retrieve.index', 'worlds'}
+def f(): from mcls_nb.worlds import tv
+def g(): from mcls_nb.worlds.how2 import c'''
+    assert set(imported(text, 'summarize.models')) == {
+        'text', 'summarize.fusion', 'core', 'plots', 'retrieve.index', 'worlds.tv', 'worlds.how2'}
 
 def test_table_of_rooms_is_one_way():
     for half, other in (('summarize.', 'retrieve.'), ('retrieve.', 'summarize.')):

@@ -112,12 +112,10 @@ def embed(self:BilingualEmbedding,
 # %% ../../nbs/api/11_tv_world.ipynb #6731974e
 MTVR_QUANTILES = dict(
     at=[0, .01, .05, .1, .2, .3, .4, .5, .6, .7, .8, .9, .95, .99, 1], # shares of the set
-    duration=[8.0, 44.8, 56.0, 58.1, 60.0, 61.0, 62.0, 69.0, 88.0, 90.0, 91.0, 92.5,
-              96.0, 129.2, 184.0], # of videos, seconds
+    duration=[8, 44.8, 56, 58.1, 60, 61, 62, 69, 88, 90, 91, 92.5, 96, 129.2, 184], # seconds
     length=[.29, .93, 1.63, 2.12, 2.76, 3.49, 4.18, 5.06, 6.25, 8.08, 11.22, 20.48,
             32.18, 66.72, 123.02], # of moments, seconds
-    start=[0, 0, 0, 0, .046, .126, .230, .354, .497, .638, .796, .959,
-           1, 1, 1]) # of moments, as a share of the latest start possible
+    start=[0, 0, 0, 0, .046, .126, .230, .354, .497, .638, .796, .959, 1, 1, 1]) # of moments
 def mtvr_quantile(
     share, # from 0 to 1; one number or an array
     what:str, # 'duration', 'length' or 'start'
