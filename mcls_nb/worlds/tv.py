@@ -134,7 +134,7 @@ def draw_timeline(
     while sum(lengths) < duration:
         lengths.append(min(float(mtvr_quantile(rng.random(), 'length')), longest))
     if len(lengths) > 1 and sum(lengths) * sum(lengths[:-1]) > duration**2:
-        lengths.pop() # without the last scene the others are stretched less than else shortened
+        lengths.pop() # dropping the last scene changes the others less than keeping it
     return duration, np.cumsum(lengths) * (duration / sum(lengths))
 
 # %% ../../nbs/api/11_tv_world.ipynb #3e599808
