@@ -27,14 +27,14 @@ from .summarize.data import Corpus, Record
 from .summarize.models import SummarizerConfig
 from .summarize.recipes import in_language
 from .training import FitConfig
-from .worlds import TVWorld, TVWorldConfig
+from .worlds.tv import TVWorld, TVWorldConfig
 
 # %% ../nbs/api/71_grounding.ipynb #fb473504
 ROLES = ('who', 'action', 'object', 'place') # what a clause tells of a scene
 
 # %% ../nbs/api/71_grounding.ipynb #4132f01d
 def main_scenes(
-    scenes, # of `worlds.Scene`, in the order of time
+    scenes, # of `worlds.tv.Scene`, in the order of time
     cover:float=.7, # share of the video that is enough
     most:int=3, # scenes
 )->list: # positions, the longest scene first
@@ -46,7 +46,7 @@ def main_scenes(
 
 # %% ../nbs/api/71_grounding.ipynb #f8ba1f00
 def recap(
-    scenes, # of `worlds.Scene`
+    scenes, # of `worlds.tv.Scene`
 )->str: # words separated by spaces
     "A clause for each scene, in English; what a scene holds is named by its concepts' first words."
     return ' ; '.join(f'{s.who} {s.action} the {s.object} in the {s.place}' for s in scenes) + ' .'
@@ -67,7 +67,7 @@ def _transcript(world, video, language): # all that is spoken, words separated b
 
 # %% ../nbs/api/71_grounding.ipynb #80b1a954
 def recap_corpora(
-    world, # `worlds.TVWorld`
+    world, # `worlds.tv.TVWorld`
     name:str='generated TV', # shown beside every number
 )->tuple: # (Corpus, MomentCorpus)
     "The same videos as a corpus to summarise and as one to search."
@@ -78,7 +78,7 @@ def recap_corpora(
 
 # %% ../nbs/api/71_grounding.ipynb #33ce60ac
 def knowable(
-    world, # `worlds.TVWorld`
+    world, # `worlds.tv.TVWorld`
     split:str='test',
     language:str='zh', # of the transcripts
 )->pd.DataFrame: # role, frames, transcript, either (percent)
@@ -118,7 +118,7 @@ def ground(
 # %% ../nbs/api/71_grounding.ipynb #71a9387f
 def scene_of(
     clause:str, # words separated by spaces
-    scenes, # of `worlds.Scene`
+    scenes, # of `worlds.tv.Scene`
     least:int=2, # words that must be shared
 )->tuple: # (position of the scene or None, words shared with the best one)
     "The scene that a clause describes; None where there is none, or more than one as good."
@@ -185,7 +185,7 @@ def grounding_links(
 # %% ../nbs/api/71_grounding.ipynb #fb87ca71
 def grounding_scores(
     links:pd.DataFrame, # from `grounding_links`
-    world, # `worlds.TVWorld`
+    world, # `worlds.tv.TVWorld`
     split:str='test',
 )->dict: # metric -> percent
     "Shares over all clauses, e.g. 'linked IoU=0.5'."

@@ -19,7 +19,8 @@ from mcls_nb.summarize import recipes as stages
 from mcls_nb.summarize.models import SummarizerConfig
 from mcls_nb.summarize.rnn import RNNConfig
 from mcls_nb.training import FitConfig, load_weights, save_checkpoint
-from mcls_nb.worlds import How2WorldConfig, TVWorldConfig
+from mcls_nb.worlds.how2 import How2WorldConfig
+from mcls_nb.worlds.tv import TVWorldConfig
 
 ONCE = FitConfig(epochs=1, batch_size=8, lr=1e-3, use='last') # two steps a stage
 SUMMARIES = summaries.Preset(

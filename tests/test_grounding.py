@@ -16,7 +16,7 @@ from mcls_nb.retrieve import rows as moments
 from mcls_nb.retrieve.encoders import MXML, XMLConfig
 from mcls_nb.runs import run
 from mcls_nb.widgets import AttentionBrowser
-from mcls_nb.worlds import TVWorld, TVWorldConfig
+from mcls_nb.worlds.tv import TVWorld, TVWorldConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ('train', 'val', 'test')

@@ -17,7 +17,7 @@ from mcls_nb.summarize.recipes import (RECIPES, RELEASED, Distil, Mix, PairData,
                                       train_translator, translated, transplant)
 from mcls_nb.text import Vocab
 from mcls_nb.training import FitConfig
-from mcls_nb.worlds import How2World, How2WorldConfig
+from mcls_nb.worlds.how2 import How2World, How2WorldConfig
 
 WORLD = How2WorldConfig(topics=3, actions=3, objects=3, tools=2, adjectives=3, people=3, pretrain=32, train=16, val=4, test=4, d_video=8, d_latent=4)
 ONCE = FitConfig(epochs=1, batch_size=8, lr=1e-3, use='last')

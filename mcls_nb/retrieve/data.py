@@ -476,7 +476,7 @@ def save_mtvr(
 
 # %% ../../nbs/api/30_moment_data.ipynb #a7b11103
 def tv_corpus(
-    world, # `worlds.TVWorld`
+    world, # `worlds.tv.TVWorld`
     name:str='generated TV', # shown beside every number
 )->MomentCorpus:
     "All splits of a generated TV that have videos; ids of queries do not depend on their sizes."

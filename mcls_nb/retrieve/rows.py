@@ -27,7 +27,7 @@ from .scoring import Queries, retrieval_streams
 from .index import MomentIndex
 from ..runs import Job, Paper, run_job
 from ..training import FitConfig
-from ..worlds import TVWorld, TVWorldConfig
+from ..worlds.tv import TVWorld, TVWorldConfig
 
 # %% ../../nbs/api/61_moment_rows.ipynb #87ec3108
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Corpus:
 
 # %% ../../nbs/api/20_summary_data.ipynb #62771a3d
 def world_corpus(
-    world, # `worlds.How2World`
+    world, # `worlds.how2.How2World`
     name:str='generated world', # shown beside every number
 )->Corpus:
     "All four splits of a generated world."

@@ -24,7 +24,7 @@ from .models import MFFG, MT_DENSECAP, NCLS_BEAVER, SummarizerConfig
 from .rnn import RNNConfig
 from .recipes import RECIPES, RELEASED, Distil, Mix, Plan, Translate, follow, in_language, replace_stage
 from ..training import FitConfig
-from ..worlds import How2World, How2WorldConfig
+from ..worlds.how2 import How2World, How2WorldConfig
 
 # %% ../../nbs/api/60_summary_rows.ipynb #61638013
 @dataclass(frozen=True)
