@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'FitConfig', 'warmup_steps', 'lr_at', 'parameter_groups', 'adamw', 'BertAdam', 'bert_adam',
-           'micro_batches', 'accelerator', 'ModelWithLoss', 'summed_gradient', 'gradient_step', 'save_checkpoint',
-           'load_checkpoint', 'differences', 'misfits', 'load_weights', 'restore_optimizer', 'History', 'reseed',
+           'micro_batches', 'accelerator', 'ModelWithLoss', 'summed_gradient', 'gradient_step', 'History', 'reseed',
            'describe_run', 'Trainer', 'fit']
 
 # %% ../nbs/api/07_training.ipynb #45a2d9f3
-import contextlib, dataclasses, json, math, numbers, random, time
-from pathlib import Path
+import contextlib, dataclasses, math, numbers, random, time
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import DataError, as_dict, atomic, check, choose, config_hash, one_of
-from .core import progress, run_folder, stream_seed, versions
+from .checkpoints import as_json, differences, load_checkpoint, load_weights
+from .checkpoints import restore_optimizer, save_checkpoint
+from .core import atomic, check, choose, config_hash, one_of, progress, run_folder
+from .core import stream_seed, versions
 
 # %% ../nbs/api/07_training.ipynb #1c3658a8
 _KINDS = {int: (numbers.Integral, 'a whole number'), float: (numbers.Real, 'a number'),
@@ -151,7 +151,6 @@ def bert_adam(
     "`BertAdam` with a configuration's settings."
     return BertAdam(groups, cfg.lr, cfg.betas, cfg.eps)
 
-# %% ../nbs/api/07_training.ipynb #99fc9a41
 OPTIMIZERS = dict(adamw=adamw, bert=bert_adam) # by the names that configurations know
 
 # %% ../nbs/api/07_training.ipynb #636aaf2c
@@ -174,7 +173,6 @@ def accelerator():
     return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision='no',
                        kwargs_handlers=[late])
 
-# %% ../nbs/api/07_training.ipynb #43c2d8e8
 class ModelWithLoss(torch.nn.Module):
     "Model and loss as one module, from a batch to sum and count."
     def __init__(self,
@@ -237,139 +235,6 @@ def gradient_step(
     optimizer.zero_grad()
     return norm
 
-# %% ../nbs/api/07_training.ipynb #81c0e05f
-def _json(value):
-    "Nested dataclasses, dicts and lists as JSON would give them back."
-    return json.loads(json.dumps(as_dict(value), default=str))
-
-def _tied(model):
-    "The second and further names of tensors that have several, each with the first."
-    first, tied = {}, {}
-    for name, t in model.state_dict(keep_vars=True).items():
-        if first.setdefault(id(t), name) != name: tied[name] = first[id(t)]
-    return tied
-
-# %% ../nbs/api/07_training.ipynb #5086e800
-def _tensors(model, optimizer=None):
-    "Every tensor of model and optimiser once, by name, on the CPU and in memory of its own."
-    state, tied = model.state_dict(keep_vars=True), _tied(model)
-    tensors = {name: t for name, t in state.items() if name not in tied}
-    names = {id(t): name for name, t in tensors.items()}
-    for p, slots in (optimizer.state.items() if optimizer else ()):
-        kept = {slot: t for slot, t in slots.items() if torch.is_tensor(t)}
-        tensors |= {f'optimizer/{names[id(p)]}/{slot}': t for slot, t in kept.items()}
-    def own(t):
-        whole = t.is_contiguous() and t.untyped_storage().nbytes() == t.nbytes
-        return t if whole else t.clone(memory_format=torch.contiguous_format)
-    return {name: own(t.detach().cpu()) for name, t in tensors.items()}
-
-# %% ../nbs/api/07_training.ipynb #9f58bb39
-def save_checkpoint(
-    path, # file to write, usually *.safetensors
-    model:torch.nn.Module, # parameters and persistent buffers are stored
-    optimizer=None, # its tensors are stored too, if given
-    **state, # whatever else JSON can hold: step, history, ...
-):
-    "Write model, optimiser and state as one safetensors file, whole or not at all."
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-    state = state | dict(tied=_tied(model), model_cfg=_json(getattr(model, 'cfg', None)))
-    tensors, metadata = _tensors(model, optimizer), {'mcls_nb': json.dumps(state)}
-    try:
-        with atomic(path) as tmp: save_file(tensors, tmp, metadata=metadata)
-    except SafetensorError as e:
-        raise DataError(f'cannot be written ({e})', where=path,
-                        fix='check the folder and the space left on the disk') from None
-
-# %% ../nbs/api/07_training.ipynb #9b383cae
-def load_checkpoint(
-    path, # a safetensors file
-)->tuple: # name -> tensor (on the CPU), and the state; a file from elsewhere has an empty state
-    "Tensors and state of a checkpoint; whatever is not a whole safetensors file is a `DataError`."
-    from safetensors import SafetensorError, safe_open
-    check(Path(path).is_file(), 'there is no such file', where=path,
-          fix='check the path and the working folder')
-    try:
-        with safe_open(path, framework='pt') as f:
-            tensors = {name: f.get_tensor(name) for name in f.keys()}
-            state = json.loads((f.metadata() or {}).get('mcls_nb', '{}'))
-    except (SafetensorError, OSError, ValueError) as e:
-        with open(path, 'rb') as f: start = f.read(2)
-        pickled = start in (b'PK', *(bytes([128, protocol]) for protocol in range(2, 6)))
-        check(not pickled, 'is a pickle, and opening one can run any code', where=path,
-              fix='store its state dict with safetensors.torch.save_file')
-        raise DataError(f'is not a whole safetensors file ({e})', where=path,
-                        fix='copy it again, or use another checkpoint') from None
-    for name, first in state.get('tied', {}).items(): tensors[name] = tensors[first]
-    return tensors, state
-
-# %% ../nbs/api/07_training.ipynb #9de5c1cf
-def differences(
-    there, # a configuration: dicts, lists and plain values
-    here, # another
-    name:str='', # of what is compared; the path to it, in nested dicts
-)->list: # of sentences
-    "In what two nested configurations differ, in words."
-    if not (isinstance(there, dict) and isinstance(here, dict)):
-        return [] if there == here else [f'{name or "it"} is {there!r} there and {here!r} here']
-    found = []
-    for key in {**there, **here}:
-        path = f'{name}.{key}' if name else key
-        found += differences(there.get(key), here.get(key), path)
-    return found
-
-# %% ../nbs/api/07_training.ipynb #3a802a3a
-def misfits(
-    model:torch.nn.Module, # is to take the weights
-    weights:dict, # tensors by name
-)->list: # of sentences
-    "What keeps `weights` from being the weights of `model`, in words."
-    have = model.state_dict()
-    common = [n for n in have if n in weights]
-    shapes = {n: f'{n} {tuple(weights[n].shape)} instead of {tuple(have[n].shape)}' for n in common
-              if have[n].shape != weights[n].shape}
-    parted = [n for n, first in _tied(model).items() if n in weights and first in weights
-              and not torch.equal(weights[n], weights[first])]
-    wrong = {'missing': [n for n in have if n not in weights],
-             'unexpected': [n for n in weights if n not in have],
-             'of another shape': list(shapes.values()), 'tied here but not there': parted}
-    few = lambda names: ', '.join(names[:3]) + f' and {len(names) - 3} more' * (len(names) > 3)
-    return [f'{kind}: {few(names)}' for kind, names in wrong.items() if names]
-
-# %% ../nbs/api/07_training.ipynb #40a36473
-def load_weights(
-    model:torch.nn.Module, # takes the weights
-    source, # a safetensors file, or a dict of tensors by name
-    where='the given weights', # where a dict comes from, named in messages
-    cfg:dict=None, # configuration of the model that a dict comes from, if known
-)->torch.nn.Module: # `model`
-    "Copy weights into `model`; any name or shape that does not agree is a `DataError`."
-    tensors = source
-    if isinstance(source, (str, Path)):
-        tensors, state = load_checkpoint(source)
-        where, cfg = source, state.get('model_cfg')
-    weights = {n: t for n, t in tensors.items() if not n.startswith('optimizer/')}
-    found = misfits(model, weights)
-    if found and cfg is not None:
-        found += differences(cfg, _json(getattr(model, 'cfg', None)))[:5]
-    check(not found, 'does not fit this model (' + '; '.join(found) + ')', where=where,
-          fix='build the model with the configuration of the checkpoint')
-    model.load_state_dict(weights)
-    return model
-
-# %% ../nbs/api/07_training.ipynb #f84b4ee0
-def restore_optimizer(
-    optimizer:torch.optim.Optimizer, # over parameters of `model`
-    model:torch.nn.Module, # knows their names
-    tensors:dict, # of a checkpoint, with `optimizer/PARAMETER/SLOT` among their names
-):
-    "Put the optimiser's tensors of a checkpoint in place."
-    params = dict(model.named_parameters())
-    for key, t in tensors.items():
-        if key.startswith('optimizer/'):
-            name, _, slot = key.removeprefix('optimizer/').rpartition('/')
-            optimizer.state[params[name]][slot] = t.to(params[name].device, copy=True)
-
 # %% ../nbs/api/07_training.ipynb #5470acee
 @dataclasses.dataclass
 class History:
@@ -416,7 +281,7 @@ def describe_run(
 )->dict: # as JSON would give it back
     "What a training *is*: two with equal descriptions are the same."
     first = [[int(i) for i in batch] for batch in data.batches(0)]
-    return _json(dict(cfg=cfg, note=note, model_cfg=getattr(model, 'cfg', None), batches=updates,
+    return as_json(dict(cfg=cfg, note=note, model_cfg=getattr(model, 'cfg', None), batches=updates,
                       items=sum(map(len, first)), order=config_hash(first)))
 
 # %% ../nbs/api/07_training.ipynb #ed9df38a
@@ -479,11 +344,10 @@ def save(self:Trainer,
     "Write a checkpoint into the run's folder, from the main process."
     if not self.out or not self.acc.is_main_process: return
     state = self.at | self.about | dict(config_hash=config_hash(self.about), versions=self.versions)
-    contracts = _json(getattr(self.data, 'contracts', None))
+    contracts = as_json(getattr(self.data, 'contracts', None))
     save_checkpoint(self.out/f'{name}.safetensors', self.model, optimizer, **state,
                     contracts=contracts)
 
-# %% ../nbs/api/07_training.ipynb #ea536607
 @patch
 def save_last(self:Trainer):
     "Write where the run stands, unless that was done a moment ago and there is more to come."

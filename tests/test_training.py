@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from helpers import refused
+from mcls_nb.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from mcls_nb.core import DataError, override, stream_seed
-from mcls_nb.training import FitConfig, fit, load_checkpoint, load_weights, lr_at, micro_batches
-from mcls_nb.training import save_checkpoint
+from mcls_nb.training import FitConfig, fit, lr_at, micro_batches
 
 CFG = FitConfig(epochs=3, batch_size=6, lr=.02, clip=1., checkpoint_every=3, use='last')
 
