@@ -12,7 +12,7 @@ from mcls_nb.summarize.data import Corpus, save_how2
 from mcls_nb.summarize.models import Summarizer, SummarizerConfig
 from mcls_nb.summarize.rows import SummaryJob, open_corpus, run_job
 from mcls_nb.text import Vocab
-from mcls_nb.training import load_weights, save_checkpoint
+from mcls_nb.checkpoints import load_weights, save_checkpoint
 
 
 @pytest.fixture(scope='module')

@@ -10,10 +10,11 @@ import torch
 
 from mcls_nb.batching import masked_mean
 from mcls_nb.distill import consolidate
-from mcls_nb.retrieve.c3 import BertAdam, Consolidation, Taught, consolidation_losses, localisation_consolidation, retrieval_consolidation, stream_edges, teach
+from mcls_nb.retrieve.c3 import Consolidation, Taught, consolidation_losses, localisation_consolidation, retrieval_consolidation, stream_edges, teach
 from mcls_nb.retrieve.encoders import XMLConfig, from_reference
 from mcls_nb.retrieve.losses import LossConfig, compare, draw_negatives, hinge, localisation_loss, mxml_losses, neighbours
 from mcls_nb.retrieve.scoring import Edges, Streams, clip_streams, retrieval_streams
+from mcls_nb.training import BertAdam
 
 FIXTURES = Path(__file__).parent/'fixtures'
 LANGUAGES = ('en', 'zh')

@@ -16,7 +16,7 @@ from mcls_nb.summarize.decoding import beam_search, look
 from mcls_nb.summarize.models import summary_loss
 from mcls_nb.summarize.rnn import ContextAttention, PackedGRU, RNNConfig, convert_reference
 from mcls_nb.text import EOS, PAD
-from mcls_nb.training import load_weights, save_checkpoint
+from mcls_nb.checkpoints import load_weights, save_checkpoint
 
 FIXTURES = Path(__file__).parent/'fixtures'/'baselines'
 RELEASED = {'nmt_s2s_mlp': dict(reads='text'), 'nmt_s2s_dot': dict(reads='text', attention='dot'), 'nmt_videornn': dict(reads='video'),

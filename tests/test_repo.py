@@ -15,7 +15,8 @@ COMMANDS |= {'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PAT
 # Who may import whom: the rooms in their order, each with the earlier rooms that it leans on (and, through them, with theirs).
 ROOMS = {
     'core': '', 'text': 'core', 'features': 'core', 'batching': 'core', 'attention': 'batching',
-    'transformer': 'attention', 'statistics': 'core', 'training': 'core', 'distill': 'batching',
+    'transformer': 'attention', 'statistics': 'core', 'checkpoints': 'core', 'training': 'checkpoints',
+    'distill': 'batching',
     'runs': 'core statistics', 'worlds': 'core text features',
     'summarize.data': 'text features batching', 'summarize.fusion': 'transformer',
     'summarize.models': 'summarize.fusion', 'summarize.rnn': 'summarize.models',

@@ -292,13 +292,13 @@ PLACES += [('M', 'mixed'), ('T+P+F', 'translator'), ('T+P+F', 'stage 1'), ('T+P+
 @pytest.mark.parametrize('name,stage', PLACES)
 def test_interrupted_is_uninterrupted(name, stage, tmp_path, monkeypatch):
     plan = replace(PLAN, train=TWICE, pretrain=TWICE, distil=TWICE, mix=TWICE, translation=TWICE)
-    straight, update, made = follow(WAYS[name], plan), training._update, []
+    straight, update, made = follow(WAYS[name], plan), training.Trainer.update, []
     def fragile(run, batch):
         if run.about['note'].startswith(stage):
             made.append(run.at['step'])
             if len(made) == 4: raise KeyboardInterrupt
         return update(run, batch)
-    monkeypatch.setattr(training, '_update', fragile)
+    monkeypatch.setattr(training.Trainer, 'update', fragile)
     go = lambda: follow(WAYS[name], plan, tmp_path/'run', tmp_path/'teachers')
     with pytest.raises(KeyboardInterrupt): go()
     assert same(state(straight.model), state(go().model))

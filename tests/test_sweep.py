@@ -178,12 +178,12 @@ def main(action, out, more=None):
     if action == 'sweep': sweep(JOBS, out, int(more))
     if action == 'logged': # every update leaves a line
         Path(more).mkdir()
-        update = training._update
+        update = training.Trainer.update
         with open(Path(more)/'updates', 'w') as lines:
             def logged(run, batch):
                 lines.write(f'{run.out.relative_to(out)} {run.at["step"]}\n')
                 return update(run, batch)
-            training._update = logged
+            training.Trainer.update = logged
             table = sweep(JOBS, out, workers=1)
         table.to_csv(Path(more)/'table.csv', index=False)
 

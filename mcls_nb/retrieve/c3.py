@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Consolidation', 'Taught', 'teach', 'retrieval_consolidation', 'localisation_consolidation', 'stream_edges',
-           'consolidation_losses', 'Lessons', 'Lesson', 'moment_loss', 'BertAdam', 'School', 'train_round',
-           'train_rounds']
+           'consolidation_losses', 'Lessons', 'Lesson', 'moment_loss', 'School', 'train_round', 'train_rounds']
 
 # %% ../../nbs/api/34_c3.ipynb #c1335bdd
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from .data import MomentData
 from .encoders import MXML, XMLConfig
 from .losses import Compared, LossConfig, compare, mxml_losses, pool_at
 from .scoring import Edges, Streams, retrieval_streams
-from ..training import FitConfig, fit
+from ..training import OPTIMIZERS, FitConfig, fit
 
 # %% ../../nbs/api/34_c3.ipynb #1dda5449
 @dataclass(frozen=True)
@@ -216,37 +215,6 @@ def moment_loss(
         return sum(terms.values()) * len(batch), len(batch)
     return loss
 
-# %% ../../nbs/api/34_c3.ipynb #e5883bb8
-class BertAdam(torch.optim.Optimizer):
-    "Adam as BERT and mXML were trained with it."
-    def __init__(self,
-        params, # parameters, or groups of them
-        lr:float=1e-4, # learning rate
-        betas=(.9, .999), # decay of both moments
-        eps:float=1e-6, # beside the root
-        weight_decay:float=0., # decoupled
-        clip:float=1., # largest norm of a tensor's gradient; 0 = no clipping
-    ): super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, clip=clip))
-
-    @torch.no_grad()
-    def step(self):
-        "One update."
-        for group in self.param_groups:
-            for p in group['params']:
-                if p.grad is not None: self._move(p, group)
-
-    def _move(self, p, group):
-        state, (b1, b2) = self.state[p], group['betas']
-        if not state: state.update(m=torch.zeros_like(p), v=torch.zeros_like(p))
-        g = p.grad * min(1., group['clip'] / (float(p.grad.norm()) + 1e-6)) if group['clip'] else p.grad
-        state['m'].lerp_(g, 1 - b1)
-        state['v'].mul_(b2).addcmul_(g, g, value=1 - b2)
-        p.sub_(group['lr'] * (state['m'] / (state['v'].sqrt() + group['eps']) + group['weight_decay'] * p))
-
-# %% ../../nbs/api/34_c3.ipynb #6bd6d90e
-def _bert_adam(groups, cfg): return BertAdam(groups, cfg.lr, cfg.betas, cfg.eps)
-_OPTIMIZERS = dict(adamw=None, bert=_bert_adam)
-
 # %% ../../nbs/api/34_c3.ipynb #2c66ae58
 @dataclass(frozen=True)
 class School:
@@ -290,7 +258,7 @@ def train_round(
     with lock(out) if out else nullcontext():
         lessons = Lessons(data, cfg.epochs, teacher, school.loss.merge)
         history = fit(model, lessons, moment_loss(school.loss, school.consolidation), cfg, out, school.validate, f'round {k}',
-                      choose(_OPTIMIZERS, school.optimizer, 'optimiser'))
+                      choose(OPTIMIZERS, school.optimizer, 'optimiser'))
     return model, history
 
 # %% ../../nbs/api/34_c3.ipynb #2f5cfa4f

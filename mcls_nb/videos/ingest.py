@@ -26,7 +26,7 @@ from ..retrieve.index import MomentIndex, Ranking, temporal_nms
 from ..summarize.data import Corpus, Record, SummaryData, load_how2, save_how2
 from ..summarize.decoding import summarize
 from ..text import tokenize
-from ..training import load_checkpoint
+from ..checkpoints import load_checkpoint
 
 # %% ../../nbs/api/42_ingest.ipynb #7f93a7a4
 _VIDEO = 'mp4 m4v mov mkv webm avi mpg mpeg ts flv ogv wmv'.split()
