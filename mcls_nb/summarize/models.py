@@ -188,7 +188,7 @@ class Reader(nn.Module):
         "The mask that attention to or from video heeds."
         return mask if self.cfg.mask_video else None
 
-# %% ../../nbs/api/22_models.ipynb #35deeea3
+# %% ../../nbs/api/22_models.ipynb #7b717b01
 @patch
 def states(self:Reader,
     src, # b s ids
@@ -198,7 +198,6 @@ def states(self:Reader,
     "The raw text stream, before the final norm and before the video."
     return self.encoder.states(self.drop(self.embed(src)), src_mask, layers)
 
-# %% ../../nbs/api/22_models.ipynb #9aa785e0
 @patch
 def frames(self:Reader,
     video, # b v d_video
@@ -359,7 +358,7 @@ def encode(self:Summarizer,
     sources = [layer.source(text, mask, video, seen) for layer, text in zip(layers, levels)]
     return Memory(texts[-1], mask, sources, fused)
 
-# %% ../../nbs/api/22_models.ipynb #243fb8ff
+# %% ../../nbs/api/22_models.ipynb #462d4d74
 @patch
 def decode(self:Summarizer,
     tgt, # (b n) t ids, the first one end-of-sentence; n sequences share a source
@@ -372,7 +371,6 @@ def decode(self:Summarizer,
     out.logits = self.writer.logits(out.states) # b t d -> b t V
     return out
 
-# %% ../../nbs/api/22_models.ipynb #8cfcef0c
 @patch
 def forward(self:Summarizer,
     batch, # with src, src_mask, video, video_mask, tgt_in, tgt_mask
