@@ -25,11 +25,12 @@ def attend(
 ): # (... i e, ... i j or None)
     "Scaled dot-product attention; queries that may look at nothing give zeros."
     scale = scale or math.sqrt(q.shape[-1])
-    if not need_weights and not dropout: return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1 / scale), None
+    if not need_weights and not dropout:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1 / scale), None
     scores = q @ k.transpose(-1, -2) / scale # ... i d, ... d j -> ... i j
     if mask is not None: scores = scores.masked_fill(~mask, -math.inf)
     weights = scores.softmax(-1)
-    if mask is not None: weights = weights.masked_fill(~mask, 0.) # a row without valid keys is NaN up to here
+    if mask is not None: weights = weights.masked_fill(~mask, 0.) # NaN where no key is valid
     return F.dropout(weights, dropout) @ v, weights if need_weights else None
 
 # %% ../nbs/api/04_attention.ipynb #5061176e
@@ -50,27 +51,34 @@ def merge_heads(
 # %% ../nbs/api/04_attention.ipynb #ea5972a0
 @dataclass
 class KeyValues:
-    "Keys and values of one attention layer, split into heads."
-    k: torch.Tensor # b h j e
-    v: torch.Tensor # b h j e
+    "Keys and values of one attention layer, split into heads where it has several."
+    k: torch.Tensor # b h j e, or b j e
+    v: torch.Tensor # likewise
+
+    def select(self,
+        index, # samples to keep
+    )->'KeyValues':
+        "The same for some of the samples."
+        return KeyValues(self.k[index], self.v[index])
 
 # %% ../nbs/api/04_attention.ipynb #e5238bbc
 class Cache:
     "Keys and values of the words so far, for one self-attention layer; grows word by word."
-    def __init__(self): self.size, self.buffer = 0, None
+    def __init__(self): self.size, self.buffer = 0, None # number of words; 2 b h room e
 
     def append(self,
         new:KeyValues, # b h t e, the new words
     )->KeyValues: # b h (size + t) e
         "Add words; returns all of them."
         b, h, t, e = new.k.shape
-        if self.buffer is None or self.size + t > self.buffer.shape[3]:
-            grown = new.k.new_empty(2, b, h, max(16, 2 * (self.size + t)), e)
-            if self.size: grown[:, :, :, :self.size] = self.buffer[:, :, :, :self.size]
+        begin, end = self.size, self.size + t
+        if self.buffer is None or end > self.buffer.shape[3]:
+            grown = new.k.new_empty(2, b, h, max(16, 2 * end), e)
+            if begin: grown[:, :, :, :begin] = self.buffer[:, :, :, :begin]
             self.buffer = grown
-        self.buffer[0, :, :, self.size:self.size + t], self.buffer[1, :, :, self.size:self.size + t] = new.k, new.v
-        self.size += t
-        return KeyValues(*self.buffer[:, :, :, :self.size])
+        self.buffer[0, :, :, begin:end], self.buffer[1, :, :, begin:end] = new.k, new.v
+        self.size = end
+        return KeyValues(*self.buffer[:, :, :, :end])
 
     def reorder(self,
         index, # b' indices into b: which of the old sequences each new one continues
@@ -108,11 +116,12 @@ class MultiHeadAttention(nn.Module):
         need_weights:bool=False, # also return the weights
     ): # ((b n) i d, (b n) h i j or None)
         "Ask; returns what was found and, on request, where."
-        n = x.shape[0] // memory.k.shape[0]
+        n, dropout = x.shape[0] // memory.k.shape[0], self.dropout if self.training else 0.
         q = split_heads(fold(self.q(x), n), self.heads) # (b n) i d -> b (n i) d -> b h (n i) e
-        out, weights = attend(q, memory.k, memory.v, mask, self.scale, self.dropout if self.training else 0., need_weights=need_weights)
+        out, weights = attend(q, memory.k, memory.v, mask, self.scale, dropout, need_weights)
         out = self.o(unfold(merge_heads(out), n)) # b h (n i) e -> b (n i) d -> (b n) i d
-        return out, None if weights is None else unfold(weights.transpose(1, 2), n).transpose(1, 2) # b h (n i) j -> (b n) h i j
+        if weights is None: return out, None
+        return out, unfold(weights.transpose(1, 2), n).transpose(1, 2) # b h (n i) j -> (b n) h i j
 
 # %% ../nbs/api/04_attention.ipynb #9a3eacc6
 def fold(
@@ -120,7 +129,7 @@ def fold(
     n:int, # sequences that share a memory
 ): # b (n i) ...
     "Lay the sequences of one memory end to end."
-    return x if n == 1 else x.unflatten(0, (-1, n)).flatten(1, 2) # (b n) i d -> b n i d -> b (n i) d
+    return x if n == 1 else x.unflatten(0, (-1, n)).flatten(1, 2) # (b n) i -> b n i -> b (n i)
 
 # %% ../nbs/api/04_attention.ipynb #300cf395
 def unfold(
@@ -128,4 +137,4 @@ def unfold(
     n:int, # sequences that share a memory
 ): # (b n) i ...
     "The inverse of `fold`."
-    return x if n == 1 else x.unflatten(1, (n, -1)).flatten(0, 1) # b (n i) d -> b n i d -> (b n) i d
+    return x if n == 1 else x.unflatten(1, (n, -1)).flatten(0, 1) # b (n i) -> b n i -> (b n) i

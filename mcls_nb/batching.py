@@ -37,7 +37,8 @@ def pad(
     value=0, # what to fill up with
 ): # (b s, b s) or (b s d, b s): the padded tensor and its mask
     "Stack sequences of different length; returns them with the mask of what is real."
-    return pad_sequence(sequences, batch_first=True, padding_value=value), length_mask([len(s) for s in sequences])
+    padded = pad_sequence(sequences, batch_first=True, padding_value=value)
+    return padded, length_mask([len(s) for s in sequences])
 
 # %% ../nbs/api/03_batching.ipynb #2c7ab975
 def bucket_batches(

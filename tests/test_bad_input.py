@@ -166,9 +166,9 @@ def test_a_checkpoint_of_another_configuration(tmp_path):
     with pytest.raises(DataError, match='ncls.safetensors') as e: load_weights(Summarizer(SMALL), tmp_path/'ncls.safetensors')
     one_sentence(e.value)
 
-def test_a_video_longer_than_the_model_has_places_for():
+def test_a_video_longer_than_the_model_has_positions_for():
     ids, mask = torch.full((1, 4), 5), torch.ones(1, 4, dtype=torch.bool)
-    with pytest.raises(DataError, match='more than the model has places for') as e: Summarizer(SMALL).encode(ids, mask, torch.zeros(1, 4, 8), mask)
+    with pytest.raises(DataError, match='more than the model has positions for') as e: Summarizer(SMALL).encode(ids, mask, torch.zeros(1, 4, 8), mask)
     one_sentence(e.value)
 
 def test_a_vocabulary_with_a_word_of_two_words():

@@ -56,9 +56,9 @@ def test_cross_fusion_as_released():
     state, x, out = load('mffg_crossmodal_fusion')
     fusion = CrossFusion(8, 6)
     fusion.load_state_dict({k.removeprefix('reader.cross.'): v for k, v in convert_reference({f'decoder.cross_fusion.{k}': v for k, v in state.items()}).items()})
-    text, video, seen = fusion(x['text_TBC'].transpose(0, 1), x['video'], need_weights=True)
+    text, video, seen = fusion(x["text_TBC"].transpose(0, 1), None, x["video"], need_weights=True)
     for ours, theirs in [(text.transpose(0, 1), 'text_TBC'), (video, 'video'), (seen.attention, 't2v_attention'), (seen.gate, 'forget_gate_v')]: equal(ours, out[theirs], theirs)
-    equal(fusion(x['text_TBC'].transpose(0, 1), x['video'])[1], out['video'], 'fused kernel')
+    equal(fusion(x["text_TBC"].transpose(0, 1), None, x["video"])[1], out['video'], 'fused kernel')
 
 def test_hierarchical_attention_as_released():
     state, x, out = load('mffg_hierarchical_attention')
@@ -144,7 +144,7 @@ def test_mt_densecap():
     for i in range(2): equal(levels[i], out[f'enc_{i}'], f'level {i}')
     equal(model.reader.levels(None, None, x['x'])[1], out['enc_1_nomask'])
     memory, real = model.encode(None, None, x['x'], mask), sent[:, :-1] != 0
-    equal(model.writer(sent[:, :-1], memory).logits[real], out['dec_hidden'][real])
+    equal(model.writer(sent[:, :-1], memory).states[real], out['dec_hidden'][real])
     equal(model.decode(sent[:, :-1], memory).logits[real], out['logits'][real][:, SWAPPED])
     batch = SimpleNamespace(src=None, src_mask=None, video=x['x'], video_mask=mask, tgt_in=sent[:, :-1], tgt_out=sent[:, 1:], tgt_mask=sent[:, 1:] != 0)
     equal(model(batch, real_only=True).logits, out['flat_logits'][:, SWAPPED])

@@ -78,7 +78,7 @@ def test_parts_as_released(name):
     equal(mask.T.float(), out['enc_mask'])
     memory = model.encode(batch.src, batch.src_mask, batch.video, batch.video_mask)
     equal(memory.start, out['h0'], 'first state')
-    equal(model.writer(batch.tgt_in, memory).logits[:, -1], out['h_last'], 'last state')
+    equal(model.writer(batch.tgt_in, memory).states[:, -1], out['h_last'], 'last state')
     if name == 'mffg_rnn':
         (text, _), (video, _) = model.reader(batch.src, batch.src_mask, batch.video, batch.video_mask)[0]
         equal(text.transpose(0, 1), out['fused_text'])
