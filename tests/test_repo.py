@@ -27,7 +27,8 @@ ROOMS = {
     'retrieve.data': 'text features batching worlds videos.extractors', 'retrieve.scoring': 'batching',
     'retrieve.encoders': 'transformer retrieve.scoring', 'retrieve.losses': 'retrieve.scoring',
     'retrieve.c3': 'distill training retrieve.*', 'retrieve.index': 'retrieve.data retrieve.scoring',
-    'retrieve.metrics': 'retrieve.data', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
+    'retrieve.predictions': 'retrieve.data', 'retrieve.metrics': 'retrieve.predictions',
+    'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
     'summarize.rows': 'runs worlds training summarize.*', 'retrieve.rows': 'runs worlds training retrieve.*',
     'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *', 'plots': 'core', 'widgets': 'plots',
     'videos.ingest': 'videos.extractors *'}
