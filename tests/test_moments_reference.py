@@ -72,7 +72,7 @@ def test_query_encoder_piece_by_piece(model):
     for name, w in part(z, 'w.').items(): assert torch.equal(w, theirs[f'xml_en.{name}']), name
     x = xml.query_in(z['feat'])
     equal(x, z['out_input_proj'], 'projection')
-    x = xml.word_places(x)
+    x = xml.word_positions(x)
     equal(x, z['out_pos_embed'], 'positions')
     equal(xml.query(x, z['mask']), z['out_encoder'], 'encoder')
     attention = xml.query.attention
@@ -86,7 +86,7 @@ def test_query_encoder_piece_by_piece(model):
 def test_modular_vectors(model, batch, compared, language):
     z, queries, xml = part(load('b_modular'), f'{language}.'), compared[language].queries, model.branches[language]
     assert torch.equal(z['query_mask'], batch.query_mask[language])
-    equal(xml.query(xml.word_places(xml.query_in(batch.query[language])), z['query_mask']), z['encoded_query'])
+    equal(xml.query(xml.word_positions(xml.query_in(batch.query[language])), z['query_mask']), z['encoded_query'])
     equal(queries.words, z['modular_att'])
     equal(queries.video, z['video_query'])
     equal(queries.sub, z['sub_query'])
