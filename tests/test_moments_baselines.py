@@ -13,7 +13,7 @@ from mcls_nb.core import DataError
 from mcls_nb.retrieve.baselines import MEE, ExCL, ExCLConfig, MEEConfig, max_margin
 from mcls_nb.retrieve.data import MomentCorpus, MomentData, Query, SpanRule, read_annotations, read_durations
 from mcls_nb.retrieve.losses import localisation_loss
-from mcls_nb.retrieve.proposals import EmbedderConfig, MomentEmbedder, WindowData, WindowIndex, _clips_of, _means, _ranked_videos, _ranking, contrast, proposal_recall, rank_windows, window_distances, window_rows, windows
+from mcls_nb.retrieve.proposals import EmbedderConfig, MomentEmbedder, WindowData, WindowIndex, contrast, moment_clips, proposal_recall, rank_windows, window_distances, window_rows, windows
 from mcls_nb.retrieve.rows import MomentJob
 from mcls_nb.retrieve.index import rank_spans
 
@@ -78,7 +78,7 @@ def raw(x): # both streams padded, mask
     return (pad('video'), pad('sub')), torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 def spans(seconds, own, mask, durations): # st, ed, ends
-    st, ed = _clips_of(seconds, 1.5, mask.sum(1)[own].numpy())
+    st, ed = moment_clips(seconds, 1.5, mask.sum(1)[own].numpy())
     return torch.from_numpy(st), torch.from_numpy(ed), (torch.as_tensor(seconds) / durations[own][:, None]).float()
 
 def test_rows_and_points_of_windows(embedder):
@@ -112,7 +112,7 @@ def index_of(model, x): # of all three videos, windows in the order of the fixtu
     seconds = [x[f'in.proposals_{i}'].double() for i in range(3)]
     own = torch.repeat_interleave(torch.arange(3), torch.tensor([len(s) for s in seconds]))
     seconds = torch.cat(seconds)
-    return WindowIndex(['a', 'b', 'c'], own, *seconds.numpy().T, *_means(model, streams, mask, own, *spans(seconds, own, mask, x['in.durations'].double())))
+    return WindowIndex(['a', 'b', 'c'], own, *seconds.numpy().T, *model.mean_points(streams, mask, own, *spans(seconds, own, mask, x['in.durations'].double())))
 
 def test_all_distances_at_once(embedder):
     model, x = embedder
@@ -127,12 +127,12 @@ def test_ranking_of_windows(embedder):
     distance, external = index.distances(x['out.query_embed']), x['in.external_top_videos']
     position = torch.tensor([x['in.video2idx'].tolist().index(v) for v in external.flatten().tolist()]).view_as(external)
     for among, name in ((None, 'vcmr_pred'), (position, 'vcmr_pred_external')):
-        found, due = official(x, _ranking(index, *rank_windows(distance, index.video, 30, among))), x[f'out.{name}'].numpy()
+        found, due = official(x, index.ranking(*rank_windows(distance, index.video, 30, among))), x[f'out.{name}'].numpy()
         there = due[..., 3] < 1e9 # the rest of the released list is padding
         np.testing.assert_allclose(found[there], due[there], atol=1e-5)
         assert np.isnan(found[~there][:, 3]).all()
-    np.testing.assert_array_equal(official(x, _ranking(index, *rank_windows(distance, index.video, 30)))[..., 0], x['out.vr_pred'][..., 0]) # as released: a video many times
-    once = _ranked_videos(index, distance, 30) # corrected: once, in the order of its first place there
+    np.testing.assert_array_equal(official(x, index.ranking(*rank_windows(distance, index.video, 30)))[..., 0], x['out.vr_pred'][..., 0]) # as released: a video many times
+    once = index.rank_videos(distance, 30) # corrected: once, in the order of its first place there
     for ours, theirs in zip(x['in.video2idx'].numpy()[once.video], x['out.vr_pred'][..., 0].tolist()):
         first = list(dict.fromkeys(int(v) for v in theirs))
         assert ours.tolist()[:len(first)] == first

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from ..core import as_dict, atomic, check, choose, config_hash, override, run_folder, threads
-from .baselines import ExCLConfig, MEEConfig, Trainee, answer_in_stages, train_alone
+from .baselines import BaselineConfig, ExCLConfig, MEEConfig, answer_in_stages, train_baseline
 from .c3 import Consolidation, School, train_rounds
 from .data import TASKS, MomentCorpus, SpanRule, VideoSet, load_mtvr, query_features, tv_corpus
 from .encoders import MXML, XMLConfig
@@ -85,11 +85,11 @@ VARIANTS = [
 ROWS = {row.name: row for row in MOMENTS + BASELINES + VARIANTS}
 
 # %% ../../nbs/api/61_moment_rows.ipynb #bf2e3ef1
-def _baselines(d, fit, special=None, **batches): # network -> `Trainee`; `special`: what some are trained with, fields of `FitConfig` or `Trainee`
+def _baselines(d, fit, special=None, **batches): # network -> `BaselineConfig`; `special`: what some are trained with, fields of `FitConfig` or `BaselineConfig`
     embedder, found = lambda pool: EmbedderConfig(d=d, d_words=d, d_inside=d, pool=pool), {}
     for name, model in dict(mcn=embedder(True), cal=embedder(False), mee=MEEConfig(d=d), excl=ExCLConfig(d=min(d, 128))).items():
         how = batches | (special or {}).get(name, {})
-        found[name] = Trainee(model, override(fit, **{k: v for k, v in how.items() if k in vars(fit)}), **{k: v for k, v in how.items() if k not in vars(fit)})
+        found[name] = BaselineConfig(model, override(fit, **{k: v for k, v in how.items() if k in vars(fit)}), **{k: v for k, v in how.items() if k not in vars(fit)})
     return found
 
 # %% ../../nbs/api/61_moment_rows.ipynb #393ab136
@@ -107,7 +107,7 @@ class MomentPreset:
     alpha: float = 20.     # how much the video counts beside the span
     optimizer: str = 'adamw' # or 'bert', as released
     threads: int = 0       # CPU threads for matrix products; 0 = all
-    baselines: dict = field(default_factory=dict) # name of a network -> `Trainee`
+    baselines: dict = field(default_factory=dict) # name of a network -> `BaselineConfig`
 
 # %% ../../nbs/api/61_moment_rows.ipynb #380d0f5c
 _RELEASED = dict(mcn=dict(lr=1e-3), cal=dict(lr=1e-3), mee=dict(lr=1e-4, epochs=50), excl=dict(lr=1e-3, epochs=30)) # MCN and CAL by gradient descent with 0.05
@@ -159,16 +159,16 @@ def train(
     return Trained(models, histories)
 
 # %% ../../nbs/api/61_moment_rows.ipynb #2bf3ea4f
-def _trainees(row, preset): # network -> `Trainee`; what is special to the row concerns the last one
+def _baseline_configs(row, preset): # network -> `BaselineConfig`; what is special to the row concerns the last one
     some = {name: choose(preset.baselines, name, 'network') for name in row.networks}
-    return some | {row.networks[-1]: replace(t, model=override(t.model, **row.model)) for t in [some[row.networks[-1]]]}
+    return some | {row.networks[-1]: replace(t, network=override(t.network, **row.model)) for t in [some[row.networks[-1]]]}
 
 def _train_baseline(row, preset, corpus, seed, folder, mark):
     models, histories = {}, {}
     for language in corpus.languages:
         part = replace(corpus, languages=(language,))
-        for name, trainee in _trainees(row, preset).items():
-            model, histories[language, name] = train_alone(trainee, part, name, seed, folder, mark, _validation(part, _how(row, preset)))
+        for name, config in _baseline_configs(row, preset).items():
+            model, histories[language, name] = train_baseline(config, part, name, seed, folder, mark, _validation(part, _how(row, preset)))
             models[language] = (*models.get(language, ()), model)
     return Trained(models, histories)
 
@@ -192,12 +192,14 @@ def answer(
     split:str, # whose queries and videos
     language:str,
     tasks=TASKS,
-    **how, # rule, alpha, merge and whatever else `MomentIndex.search` takes
+    **how, # rule, alpha, merge and whatever else `MomentIndex.search` takes; of a baseline rule, alpha and k
 )->dict: # video2idx, and a ranking for each task, as `retrieve.evaluate` reads them
     "Answer all queries of a split in one language, as far as the system can."
     videos, queries = VideoSet(corpus, split), corpus.splits[split]
     if not isinstance(model, MXML):
-        return dict(video2idx=videos.index, **answer_in_stages(model if isinstance(model, tuple) else (model,), corpus, split, language, tasks, **{'rule': corpus.rule, **how}))
+        networks, settings = model if isinstance(model, tuple) else (model,), {'rule': corpus.rule, **how}
+        settings.pop('merge', None) # a baseline merges its streams itself
+        return dict(video2idx=videos.index, **answer_in_stages(networks, corpus, split, language, tasks, **settings))
     index = MomentIndex.build(model, videos, language)
     found = [ask(model, corpus, queries[k:k + 500], language) for k in range(0, len(queries), 500)]
     vectors = Queries(*(torch.cat([getattr(f, n) for f in found]) for n in ('video', 'sub', 'video_clip', 'sub_clip')))
@@ -307,7 +309,7 @@ class MomentJob(Job):
     def about(self)->str:
         "A hash of the system, the sizes, the data and the seed."
         row, p = self.settings
-        if row.networks: return config_hash(_trainees(row, p), p.rule, p.alpha, self._mark, self.seed)
+        if row.networks: return config_hash(_first_fields(_baseline_configs(row, p)), p.rule, p.alpha, self._mark, self.seed)
         students = (row.consolidation, row.rounds) if row.rounds else ()
         return config_hash(row.model, row.loss, row.together, *students, _decisive(p), self._mark, self.seed)
 
@@ -316,6 +318,9 @@ class MomentJob(Job):
         return _result(self, folder, out)
 
 # %% ../../nbs/api/61_moment_rows.ipynb #8002e74e
+def _first_fields(configs): # what names baselines in hashes: the fields of `BaselineConfig` as they were first called
+    return {name: dict(model=c.network, fit=c.fit, batch_videos=c.batch_videos, by=c.by) for name, c in configs.items()}
+
 def _decisive(preset): # what decides an XML's numbers beside row, data and seed
     left_out = ('baselines', *(('optimizer',) if preset.optimizer == 'adamw' else ()))
     return {name: v for name, v in as_dict(replace(preset, world=TVWorldConfig())).items() if name not in left_out}
