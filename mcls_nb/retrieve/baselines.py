@@ -111,13 +111,15 @@ class MEE(nn.Module):
         "Videos, from one row in each stream."
         return self.video(video), self.sub(sub)
 
-    def scores(self,
-        queries, # as `encode_queries` gives them
-        videos, # as `encode_videos` gives them
-    ): # q n, not bounded
-        "Of all queries and all videos."
-        (q_video, q_sub, w), (video, sub) = queries, videos
-        return w[:, :1] * (q_video @ video.T) + w[:, 1:] * (q_sub @ sub.T)
+# %% ../../nbs/api/38_baselines.ipynb #d4e35b79
+@patch
+def scores(self:MEE,
+    queries, # as `encode_queries` gives them
+    videos, # as `encode_videos` gives them
+): # q n, not bounded
+    "Of all queries and all videos."
+    (q_video, q_sub, w), (video, sub) = queries, videos
+    return w[:, :1] * (q_video @ video.T) + w[:, 1:] * (q_sub @ sub.T)
 
 # %% ../../nbs/api/38_baselines.ipynb #6f7862d0
 def video_rows(

@@ -350,12 +350,14 @@ class WindowIndex:
         video, seconds, point, square = (torch.cat(x) for x in zip(*parts))
         return cls(list(videos.names), video, *seconds.numpy().T, point, square)
 
-    def distances(self,
-        query, # q d
-    ): # q w
-        "Of all queries and all windows."
-        length = (query * query).sum(-1, keepdim=True) # q 1
-        return length + self.square - 2 * query @ self.point.T
+# %% ../../nbs/api/37_proposals.ipynb #4f5e6900
+@patch
+def distances(self:WindowIndex,
+    query, # q d
+): # q w
+    "Of all queries and all windows."
+    length = (query * query).sum(-1, keepdim=True) # q 1
+    return length + self.square - 2 * query @ self.point.T
 
 # %% ../../nbs/api/37_proposals.ipynb #6a839bb2
 def rank_windows(
