@@ -30,7 +30,7 @@ SUMMARIES = summaries.Preset(
 SMALL = moments.PRESETS['tiny']
 WIDTHS = dict(mcn=dict.fromkeys(('d', 'd_words', 'd_inside'), 16), cal=dict.fromkeys(('d', 'd_words', 'd_inside'), 16), mee=dict(d=16), excl=dict(d=16))
 MOMENTS = replace(SMALL, world=TVWorldConfig(train=8, val=4, test=4, time_scale=.2), model=XMLConfig(d=16, heads=2), fit=replace(ONCE, monitor='VCMR'), batch_videos=4,
-                  baselines={n: replace(t, model=replace(t.model, **WIDTHS[n]), fit=ONCE, batch_videos=4) for n, t in SMALL.baselines.items()})
+                  baselines={n: replace(t, network=replace(t.network, **WIDTHS[n]), fit=ONCE, batch_videos=4) for n, t in SMALL.baselines.items()})
 
 
 @pytest.fixture(scope='module')

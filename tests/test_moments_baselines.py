@@ -1,5 +1,6 @@
-"""The baselines of the C³ paper: parity with arrays made by the released code on small random weights (tests/fixtures/baselines), windows on the
-real validation moments, and what the notebooks do not show."""
+"""The baselines of the C³ paper: parity with arrays made by the released code on small random
+weights (tests/fixtures/baselines), windows on the real validation moments, and what the notebooks
+do not show."""
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,25 +9,36 @@ import pandas as pd
 import papermill
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
+from mcls_nb.batching import length_mask
 from mcls_nb.core import DataError
 from mcls_nb.retrieve.baselines import MEE, ExCL, ExCLConfig, MEEConfig, max_margin
-from mcls_nb.retrieve.data import MomentCorpus, MomentData, Query, SpanRule, read_annotations, read_durations
+from mcls_nb.retrieve.data import (TASKS, MomentCorpus, MomentData, Query, SpanRule,
+                                   read_annotations, read_durations)
 from mcls_nb.retrieve.losses import localisation_loss
-from mcls_nb.retrieve.proposals import EmbedderConfig, MomentEmbedder, WindowData, WindowIndex, _clips_of, _means, _ranked_videos, _ranking, contrast, proposal_recall, rank_windows, window_distances, window_rows, windows
-from mcls_nb.retrieve.rows import MomentJob
+from mcls_nb.retrieve.proposals import (EmbedderConfig, MomentEmbedder, WindowData, WindowIndex,
+                                        contrast, moment_clips, proposal_recall, rank_windows,
+                                        window_distances, window_rows, windows)
+from mcls_nb.retrieve.rows import MomentJob, answer
 from mcls_nb.retrieve.index import rank_spans
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT/'tests'/'fixtures'/'baselines'
-PARTS = {MEE: {'query_pooling.clusters2': 'pool.centres', 'query_pooling.clusters': 'pool.assign', 'query_pooling.batch_norm': 'pool.norm', 'video_query_gu': 'video_query',
-               'sub_query_gu': 'sub_query', 'video_gu': 'video', 'sub_gu': 'sub', 'cg.fc': 'gate', 'cg.batch_norm': 'norm', '.fc.': '.linear.', 'moe_fc': 'weigh'},
-         MomentEmbedder: {'query_lstm.rnn': 'words', 'query_linear': 'query', 'video_moment_mlp': 'video', 'sub_moment_mlp': 'sub'},
-         ExCL: {'query_encoder.rnn': 'words', 'video_encoder2.rnn': 'video.second', 'video_encoder.rnn': 'video.first', 'sub_encoder2.rnn': 'sub.second',
-                'sub_encoder.rnn': 'sub.first', '_st_predictor': '.start', '_ed_predictor': '.end'}}
+PARTS = { # of released names -> ours
+    MEE: {'query_pooling.clusters2': 'pool.centres', 'query_pooling.clusters': 'pool.assign',
+          'query_pooling.batch_norm': 'pool.norm', 'video_query_gu': 'video_query',
+          'sub_query_gu': 'sub_query', 'video_gu': 'video', 'sub_gu': 'sub', 'cg.fc': 'gate',
+          'cg.batch_norm': 'norm', '.fc.': '.linear.', 'moe_fc': 'weigh'},
+    MomentEmbedder: {'query_lstm.rnn': 'words', 'query_linear': 'query',
+                     'video_moment_mlp': 'video', 'sub_moment_mlp': 'sub'},
+    ExCL: {'query_encoder.rnn': 'words', 'video_encoder2.rnn': 'video.second',
+           'video_encoder.rnn': 'video.first', 'sub_encoder2.rnn': 'sub.second',
+           'sub_encoder.rnn': 'sub.first', '_st_predictor': '.start', '_ed_predictor': '.end'}}
 
 def load(name):
-    with np.load(FIXTURES/f'{name}.npz', allow_pickle=False) as z: return {k: torch.from_numpy(z[k]) for k in z.files if z[k].dtype.kind in 'fib'}
+    with np.load(FIXTURES/f'{name}.npz', allow_pickle=False) as z:
+        return {k: torch.from_numpy(z[k]) for k in z.files if z[k].dtype.kind in 'fib'}
 
 def weights(model, arrays):
     "The released weights, under our names."
@@ -52,13 +64,17 @@ def test_windows_are_those_of_the_released_code():
     for i, duration in enumerate(x['in.durations'].tolist()):
         found, capped = windows(duration), windows(duration, cap=90)
         close(torch.from_numpy(found).float(), x[f'out.windows_{i}'])
-        close(torch.from_numpy(capped[:, 1] - capped[:, 0]).float(), x[f'out.kept90_sorted_len_{i}'])
+        lengths = torch.from_numpy(capped[:, 1] - capped[:, 0]).float()
+        close(lengths, x[f'out.kept90_sorted_len_{i}'])
 
 def test_what_windows_allow_on_the_real_moments(shared_data):
     queries = read_annotations(shared_data/'mtvr'/'tvr_zh_en_val_release.jsonl')
-    durations = {v: d for v, (d, _) in read_durations(shared_data/'mtvr'/'tvr_video2dur_idx.json', 'val').items()}
-    for cap, due, tolerance in ((None, [.869, .614], .0005), (90, [.839, .570], .0015)): # ties at the cap are arbitrary in the released code
-        np.testing.assert_allclose(list(proposal_recall(queries, durations, cap=cap).values()), due, atol=tolerance)
+    videos = read_durations(shared_data/'mtvr'/'tvr_video2dur_idx.json', 'val')
+    durations = {v: d for v, (d, _) in videos.items()}
+    # ties at the cap are arbitrary in the released code
+    for cap, due, tolerance in ((None, [.869, .614], .0005), (90, [.839, .570], .0015)):
+        recall = proposal_recall(queries, durations, cap=cap)
+        np.testing.assert_allclose(list(recall.values()), due, atol=tolerance)
 
 
 # --- MCN and CAL
@@ -66,20 +82,23 @@ def test_what_windows_allow_on_the_real_moments(shared_data):
 @pytest.fixture(params=['mcn', 'cal'])
 def embedder(request):
     x = load(request.param)
-    cfg = EmbedderConfig(d_video=4, d_text=3, d=5, d_words=8, d_inside=7, pool=request.param == 'mcn', ends=True)
+    cfg = EmbedderConfig(d_video=4, d_text=3, d=5, d_words=8, d_inside=7,
+                         pool=request.param == 'mcn', ends=True)
     with torch.no_grad():
         model = MomentEmbedder(cfg)
-        model.words = torch.nn.LSTM(6, 8, batch_first=True) # words are wider than subtitles there
+        model.words = torch.nn.LSTM(6, 8, batch_first=True) # words are wider than subtitles
         yield weights(model, x), x
 
 def raw(x): # both streams padded, mask
     lengths = [len(x[f'in.raw_video_{i}']) for i in range(3)]
-    pad = lambda name: torch.nn.utils.rnn.pad_sequence([x[f'in.raw_{name}_{i}'] for i in range(3)], batch_first=True)
-    return (pad('video'), pad('sub')), torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    rows = lambda name: [x[f'in.raw_{name}_{i}'] for i in range(3)]
+    streams = (pad_sequence(rows(name), batch_first=True) for name in ('video', 'sub'))
+    return tuple(streams), length_mask(lengths)
 
 def spans(seconds, own, mask, durations): # st, ed, ends
-    st, ed = _clips_of(seconds, 1.5, mask.sum(1)[own].numpy())
-    return torch.from_numpy(st), torch.from_numpy(ed), (torch.as_tensor(seconds) / durations[own][:, None]).float()
+    st, ed = moment_clips(seconds, 1.5, mask.sum(1)[own].numpy())
+    ends = (torch.as_tensor(seconds) / durations[own][:, None]).float()
+    return torch.from_numpy(st), torch.from_numpy(ed), ends
 
 def test_rows_and_points_of_windows(embedder):
     model, x = embedder
@@ -93,18 +112,23 @@ def test_rows_and_points_of_windows(embedder):
         assert torch.equal(inside, x[f'in.pos_moment_{name}_mask'].bool())
         close(found[inside], x[f'in.pos_moment_{name}_feat'][inside])
     points = model.encode_windows(streams, mask, own, *at)
-    for (g, inside), name in zip(points, ('video', 'sub')): close(g[inside], x[f'out.pos_{name}_embed'][inside])
+    for (g, inside), name in zip(points, ('video', 'sub')):
+        close(g[inside], x[f'out.pos_{name}_embed'][inside])
     close(window_distances(query, points), x['out.pos_dist'])
 
 def test_losses_of_distances(embedder):
     model, x = embedder
     streams, mask = raw(x)
-    far = lambda seconds, own: window_distances(x['out.query_embed'], model.encode_windows(streams, mask, own, *spans(seconds, own, mask, x['in.durations'])))
-    right, intra, inter = (far(x[f'in.{n}_moments'], own) for n, own in (('pos', torch.arange(3)), ('intra', torch.arange(3)), ('inter', x['in.inter_video'])))
+    def distances(name, own):
+        at = spans(x[f'in.{name}_moments'], own, mask, x['in.durations'])
+        return window_distances(x['out.query_embed'], model.encode_windows(streams, mask, own, *at))
+    right, intra = distances('pos', torch.arange(3)), distances('intra', torch.arange(3))
+    inter = distances('inter', x['in.inter_video'])
     close(intra, x['out.intra_neg_dist'])
     close(inter, x['out.inter_neg_dist'])
     close(contrast(right, intra, inter), x['out.loss_hinge_w0.4'])
-    close(contrast(right, intra, inter, replace(model.cfg, inter_weight=0.)), x['out.loss_hinge_w0'])
+    without = replace(model.cfg, inter_weight=0.)
+    close(contrast(right, intra, inter, without), x['out.loss_hinge_w0'])
     close(contrast(right, intra, None, replace(model.cfg, kind='lse')), x['out.loss_lse_w0'])
 
 def index_of(model, x): # of all three videos, windows in the order of the fixture
@@ -112,30 +136,44 @@ def index_of(model, x): # of all three videos, windows in the order of the fixtu
     seconds = [x[f'in.proposals_{i}'].double() for i in range(3)]
     own = torch.repeat_interleave(torch.arange(3), torch.tensor([len(s) for s in seconds]))
     seconds = torch.cat(seconds)
-    return WindowIndex(['a', 'b', 'c'], own, *seconds.numpy().T, *_means(model, streams, mask, own, *spans(seconds, own, mask, x['in.durations'].double())))
+    at = spans(seconds, own, mask, x['in.durations'].double())
+    points = model.mean_points(streams, mask, own, *at)
+    return WindowIndex(['a', 'b', 'c'], own, *seconds.numpy().T, *points)
 
 def test_all_distances_at_once(embedder):
     model, x = embedder
     distance = index_of(model, x).distances(x['out.query_embed'])
     close(distance, torch.cat([x[f'out.cdist_{i}'] for i in range(3)], 1))
 
-def official(x, ranking): return np.stack([x['in.video2idx'].numpy()[ranking.video], ranking.start, ranking.end, -ranking.score], -1)
+def official(x, ranking): # q k 4: video, start, end, distance
+    video = x['in.video2idx'].numpy()[ranking.video]
+    return np.stack([video, ranking.start, ranking.end, -ranking.score], -1)
 
 def test_ranking_of_windows(embedder):
     model, x = embedder
     index = index_of(model, x)
     distance, external = index.distances(x['out.query_embed']), x['in.external_top_videos']
-    position = torch.tensor([x['in.video2idx'].tolist().index(v) for v in external.flatten().tolist()]).view_as(external)
-    for among, name in ((None, 'vcmr_pred'), (position, 'vcmr_pred_external')):
-        found, due = official(x, _ranking(index, *rank_windows(distance, index.video, 30, among))), x[f'out.{name}'].numpy()
+    numbers = x['in.video2idx'].tolist()
+    position = torch.tensor([numbers.index(v) for v in external.flatten().tolist()])
+    ranked = {}
+    for among, name in ((None, 'vcmr_pred'), (position.view_as(external), 'vcmr_pred_external')):
+        nearest = rank_windows(distance, index.video, 30, among)
+        ranked[name], due = official(x, index.ranking(*nearest)), x[f'out.{name}'].numpy()
         there = due[..., 3] < 1e9 # the rest of the released list is padding
-        np.testing.assert_allclose(found[there], due[there], atol=1e-5)
-        assert np.isnan(found[~there][:, 3]).all()
-    np.testing.assert_array_equal(official(x, _ranking(index, *rank_windows(distance, index.video, 30)))[..., 0], x['out.vr_pred'][..., 0]) # as released: a video many times
-    once = _ranked_videos(index, distance, 30) # corrected: once, in the order of its first place there
-    for ours, theirs in zip(x['in.video2idx'].numpy()[once.video], x['out.vr_pred'][..., 0].tolist()):
+        np.testing.assert_allclose(ranked[name][there], due[there], atol=1e-5)
+        assert np.isnan(ranked[name][~there][:, 3]).all()
+    # as released, a video many times
+    np.testing.assert_array_equal(ranked['vcmr_pred'][..., 0], x['out.vr_pred'][..., 0])
+
+def test_ranking_of_videos(embedder):
+    "Each once, in the order of its first place in the released list."
+    model, x = embedder
+    index = index_of(model, x)
+    once = index.rank_videos(index.distances(x['out.query_embed']), 30)
+    ours = x['in.video2idx'].numpy()[once.video].tolist()
+    for videos, theirs in zip(ours, x['out.vr_pred'][..., 0].tolist()):
         first = list(dict.fromkeys(int(v) for v in theirs))
-        assert ours.tolist()[:len(first)] == first
+        assert videos[:len(first)] == first
 
 
 # --- MEE
@@ -143,23 +181,26 @@ def test_ranking_of_windows(embedder):
 @pytest.mark.parametrize('name', ['mee_video', 'mee_sub', 'mee_video_sub'])
 def test_mee(name):
     x = load(name)
-    model, mask = weights(MEE(MEEConfig(d_video=8, d_text=6, d=5, mask_padding=False)), x), x['in.query_mask'].bool()
+    model = weights(MEE(MEEConfig(d_video=8, d_text=6, d=5, mask_padding=False)), x)
+    words, mask = x['in.query_feat'], x['in.query_mask'].bool()
     with torch.no_grad():
-        pooled = model.pool(x['in.query_feat'], mask)
+        pooled = model.pool(words, mask)
         close(pooled, x['out.pooled_query'])
-        close(model.pool(x['in.query_feat'][1:2, :3], mask[1:2, :3]), x['out.pooled_query1_unpadded'])
+        close(model.pool(words[1:2, :3], mask[1:2, :3]), x['out.pooled_query1_unpadded'])
         model.pool.mask_padding = True # then padding does not matter
-        close(model.pool(x['in.query_feat'], mask)[1:2], x['out.pooled_query1_unpadded'])
+        close(model.pool(words, mask)[1:2], x['out.pooled_query1_unpadded'])
         model.pool.mask_padding = False
         streams = [s for s in ('video', 'sub') if f'out.encoded_{s}' in x]
         for s in streams:
             close(getattr(model, s)(x[f'in.{s}_feat']), x[f'out.encoded_{s}'])
             close(getattr(model, f'{s}_query')(pooled), x[f'out.{s}_query'])
             close(x[f'out.{s}_query'] @ x[f'out.encoded_{s}'].T, x[f'out.{s}_scores'])
-        close(max_margin(x['out.scores'], torch.arange(4), .2, exclude_same_video=False), x['out.loss'])
+        loss = max_margin(x['out.scores'], torch.arange(4), .2, exclude_same_video=False)
+        close(loss, x['out.loss'])
         if len(streams) < 2: return
         close(model.weigh(pooled), x['out.stream_weights'])
-        queries, videos = model.encode_queries(x['in.query_feat'], mask), model.encode_videos(x['in.video_feat'], x['in.sub_feat'])
+        queries = model.encode_queries(words, mask)
+        videos = model.encode_videos(x['in.video_feat'], x['in.sub_feat'])
         close(model.scores(queries, videos), x['out.scores'])
         close(model.scores(queries, [v[:3] for v in videos]), x['out.scores_4x3'])
 
@@ -170,9 +211,12 @@ def test_mee(name):
 def excl():
     x = load('excl')
     model = ExCL(ExCLConfig(d_video=10, d_text=6, d=8, dropout=.5))
-    model.words = torch.nn.LSTM(5, 4, batch_first=True, bidirectional=True) # words are narrower than subtitles there
+    # words are narrower than subtitles there
+    model.words = torch.nn.LSTM(5, 4, batch_first=True, bidirectional=True)
     weights(model, x)
-    with torch.no_grad(): yield model, x, model.encode_queries(x['in.query_feat'], x['in.query_mask'].bool()), x['in.video_mask'].bool()
+    with torch.no_grad():
+        query = model.encode_queries(x['in.query_feat'], x['in.query_mask'].bool())
+        yield model, x, query, x['in.video_mask'].bool()
 
 def test_excl_edges_and_loss(excl):
     model, x, query, mask = excl
@@ -180,7 +224,8 @@ def test_excl_edges_and_loss(excl):
     clips = model.encode_clips(x['in.video_feat'], x['in.sub_feat'], mask)
     for stream, h, name in ((model.video, clips[0], 'video'), (model.sub, clips[1], 'sub')):
         logits = stream(h, query, mask)
-        for i, edge in enumerate(('st', 'ed')): close(logits[..., i][mask], x[f'out.{name}_{edge}'][mask])
+        for i, edge in enumerate(('st', 'ed')):
+            close(logits[..., i][mask], x[f'out.{name}_{edge}'][mask])
     edges = model.edges(query, clips, mask)
     for ours, edge in ((edges.start, 'st'), (edges.end, 'ed')):
         close(ours[mask], x[f'out.{edge}_logits'][mask])
@@ -191,20 +236,26 @@ RELEASED = SpanRule(end_rule='released', min_clips=3, max_clips=5) # 2 <= ed - s
 
 def test_excl_spans_of_a_video(excl):
     model, x, query, mask = excl
-    score, v, st, ed = rank_spans(x['out.st_prob'][:, None], x['out.ed_prob'][:, None], None, 20, RELEASED)
-    gap = torch.arange(6) - torch.arange(6)[:, None]
-    assert torch.equal((gap >= RELEASED.band[0]) & (gap <= RELEASED.band[1]), x['out.min_max_mask_6_2_5'].bool())
+    start, end = x['out.st_prob'][:, None], x['out.ed_prob'][:, None]
+    score, v, st, ed = rank_spans(start, end, None, 20, RELEASED)
+    (lo, hi), gap = RELEASED.band, torch.arange(6) - torch.arange(6)[:, None]
+    assert torch.equal((gap >= lo) & (gap <= hi), x['out.min_max_mask_6_2_5'].bool())
     for i in range(3):
-        found = np.stack([v[i], *RELEASED.seconds(st[i].numpy(), ed[i].numpy()), score[i]], 1)[v[i].numpy() >= 0]
+        seconds = RELEASED.seconds(st[i].numpy(), ed[i].numpy())
+        found = np.stack([v[i], *seconds, score[i]], 1)[v[i].numpy() >= 0]
         np.testing.assert_allclose(found, x[f'out.svmr_pred_{i}'].numpy(), atol=1e-5)
 
 def test_excl_spans_of_the_best_videos_are_clips_in_the_released_code(excl):
     model, x, query, mask = excl
-    position = [x['in.video2idx_abc'].tolist().index(int(v)) for v in x['in.external_video_idx_score'][:, 0]]
-    edges = model.edges(query[:1].expand(3, -1), [h[position] for h in model.encode_clips(x['in.video_feat'], x['in.sub_feat'], mask)], mask[position])
-    score, v, st, ed = rank_spans(edges.start.softmax(-1)[None], edges.end.softmax(-1)[None], x['in.external_video_idx_score'][None, :, 1], 13, RELEASED)
+    external, numbers = x['in.external_video_idx_score'], x['in.video2idx_abc'].tolist()
+    position = [numbers.index(int(v)) for v in external[:, 0]]
+    clips = model.encode_clips(x['in.video_feat'], x['in.sub_feat'], mask)
+    own = [h[position] for h in clips]
+    edges = model.edges(query[:1].expand(3, -1), own, mask[position])
+    start, end = edges.start.softmax(-1)[None], edges.end.softmax(-1)[None]
+    score, v, st, ed = rank_spans(start, end, external[None, :, 1], 13, RELEASED)
     due = x['out.vcmr_pred_clip_units_f64'].numpy()
-    found = np.stack([x['in.external_video_idx_score'][v[0], 0], st[0], ed[0]], 1) # clips where seconds are due
+    found = np.stack([external[v[0], 0], st[0], ed[0]], 1) # clips where seconds are due
     np.testing.assert_array_equal(found, due[:, :3])
     np.testing.assert_allclose(score[0], due[:, 3], rtol=1e-5)
 
@@ -213,23 +264,30 @@ def test_excl_spans_of_the_best_videos_are_clips_in_the_released_code(excl):
 
 def test_a_ranking_of_windows_among_videos_without_any():
     distance, video = torch.tensor([[3., 1., 2.]]), torch.tensor([0, 0, 1])
-    for among, windows_ in (([[1, 7]], [2, -1, -1]), ([[7, -1]], [-1, -1, -1]), ([[0, 0]], [1, 0, -1])): assert rank_windows(distance, video, 3, torch.tensor(among))[1][0].tolist() == windows_
+    cases = ([1, 7], [2, -1, -1]), ([7, -1], [-1, -1, -1]), ([0, 0], [1, 0, -1])
+    for among, due in cases:
+        _, at = rank_windows(distance, video, 3, torch.tensor([among]))
+        assert at[0].tolist() == due
 
 @pytest.fixture
 def little():
     "Two videos of noise, the first with two queries."
     rows = lambda n, d: np.random.default_rng(n).normal(size=(n, d)).astype(np.float32)
-    queries = [Query(k, v, (0., 3.), 'v', dict(en='?')) for k, v in enumerate(('v0', 'v0', 'v1'))]
+    videos = 'v0', 'v0', 'v1'
+    queries = [Query(k, v, (0., 3.), 'v', dict(en='?')) for k, v in enumerate(videos)]
     durations = {'v0': np.float64(6.), 'v1': np.float64(7.1)}
-    return MomentCorpus('noise', ('en',), dict(train=queries), dict(train=durations), dict(v0=rows(4, 12), v1=rows(5, 12)), dict(en=dict(v0=rows(4, 10), v1=rows(5, 10))),
-                        dict(en={str(k): rows(3, 10) for k in range(3)}))
+    frames, subtitles = (dict(v0=rows(4, d), v1=rows(5, d)) for d in (12, 10))
+    words = {str(k): rows(3, 10) for k in range(3)}
+    return MomentCorpus('noise', ('en',), dict(train=queries), dict(train=durations), frames,
+                        dict(en=subtitles), dict(en=words))
 
 def test_durations_of_any_kind_of_float(little):
-    data = WindowData(little, batch_videos=2)
-    assert MomentEmbedder(EmbedderConfig(little.d_video, little.d_text, 8, 8, 8, ends=True)).loss(data.collate([0, 1, 2])).dtype == torch.float32
+    cfg = EmbedderConfig(little.d_video, little.d_text, 8, 8, 8, ends=True)
+    batch = WindowData(little, batch_videos=2).collate([0, 1, 2])
+    assert MomentEmbedder(cfg).loss(batch).dtype == torch.float32
 
 def test_queries_about_one_video_teach_mee_nothing(little):
-    "A batch of queries at random may be about one video, and a batch norm cannot take a single row."
+    "Queries at random may be about one video, and a batch norm cannot take a single row."
     data = MomentData(little, batch_videos=2, by='query')
     model = MEE(MEEConfig(little.d_video, little.d_text, d=8))
     loss = model.loss(data.collate(data.queries_of['v0']))
@@ -238,36 +296,68 @@ def test_queries_about_one_video_teach_mee_nothing(little):
 
 def test_what_a_baseline_cannot_show_is_said(tmp_path):
     from mcls_nb.explain import open_moments
-    with pytest.raises(DataError, match='MCN has no curve of clips to show'): open_moments(['MCN'], 'tiny', out=tmp_path, smoke=True)
+    with pytest.raises(DataError, match='MCN has no curve of clips to show'):
+        open_moments(['MCN'], 'tiny', out=tmp_path, smoke=True)
     assert not list(tmp_path.iterdir()) # before anything is trained
 
-CODE = 'import sys; from mcls_nb.retrieve.rows import MomentJob; from mcls_nb.runs import run; run(MomentJob("MEE+ExCL", "tiny", 3), sys.argv[1])'
+CODE = """
+import sys
+from mcls_nb.retrieve.rows import MomentJob
+from mcls_nb.runs import run
+run(MomentJob("MEE+ExCL", "tiny", 3), sys.argv[1])
+"""
 
 @pytest.mark.slow
 def test_killed_and_started_again(undisturbed):
-    "SIGKILL in the training of each network; then bit for bit what an undisturbed run in another process gives."
-    undisturbed(CODE, [('models/*/history.csv', models) for models in (1, 2, 4)], ('*/rows.csv', '*/hits.csv'))
+    "SIGKILL in the training of each network; then bit for bit what an undisturbed run gives."
+    blows = [('models/*/history.csv', models) for models in (1, 2, 4)]
+    undisturbed(CODE, blows, ('*/rows.csv', '*/hits.csv'))
 
 def table(tmp_path, **parameters):
     given = dict(out=str(tmp_path/'runs'), cache=str(ROOT/'results'), jobs=1)
-    papermill.execute_notebook(ROOT/'nbs'/'run_table_mvcmr.ipynb', tmp_path/'table.ipynb', given | parameters, kernel_name='python3', progress_bar=False)
-    return [pd.read_csv(tmp_path/'runs'/f'table-mvcmr-{parameters.get("preset", "small")}{part}.csv') for part in ('', '-table', '-verdicts')]
+    papermill.execute_notebook(ROOT/'nbs'/'run_table_mvcmr.ipynb', tmp_path/'table.ipynb',
+                               given | parameters, kernel_name='python3', progress_bar=False)
+    name = f'table-mvcmr-{parameters.get("preset", "small")}'
+    parts = '', '-table', '-verdicts'
+    return [pd.read_csv(tmp_path/'runs'/f'{name}{part}.csv') for part in parts]
 
 @pytest.mark.slow
 def test_tables_from_what_is_committed(tmp_path):
     rows, lines, verdicts = table(tmp_path)
-    assert [p.suffix for p in (tmp_path/'runs').iterdir() if p.is_dir()] == [] # nothing was trained
-    assert lines.seeds.min() >= 3 and lines[['value', 'floor', 'ceiling']].notna().all(axis=None) and (lines.value <= lines.ceiling).all()
-    assert set(lines.table) == set(verdicts.table) == {1, 2, 3, 4, 5, 6, 7} and 'not run' not in set(verdicts.verdict)
+    assert not [p for p in (tmp_path/'runs').iterdir() if p.is_dir()] # nothing was trained
+    assert lines.seeds.min() >= 3 and (lines.value <= lines.ceiling).all()
+    assert lines[['value', 'floor', 'ceiling']].notna().all(axis=None)
+    assert set(lines.table) == set(verdicts.table) == {1, 2, 3, 4, 5, 6, 7}
+    assert 'not run' not in set(verdicts.verdict)
 
 @pytest.mark.slow
 def test_tables_from_nothing(tmp_path):
     rows, lines, verdicts = table(tmp_path, preset='tiny', smoke=True, seeds=1, cache='')
-    assert set(lines.table) == {1, 2, 3, 4, 5, 6, 7} and {'MCN', 'CAL', 'MEE+MCN', 'MEE+CAL', 'MEE+ExCL', 'XML', 'mXML', 'C3', 'C3 w/o vr', 'IC2'} <= set(lines.row)
-    assert lines.seeds.eq(1).all() and lines.paper.notna().all() and set(verdicts.verdict) == {'undecided'} # one seed decides nothing
-    assert len(list((tmp_path/'runs'/'models').glob('m*/last.safetensors'))) == 4 # MEE and MCN in two languages, once for all rows
+    baselines = {'MCN', 'CAL', 'MEE+MCN', 'MEE+CAL', 'MEE+ExCL'}
+    assert set(lines.table) == {1, 2, 3, 4, 5, 6, 7}
+    assert baselines | {'XML', 'mXML', 'C3', 'C3 w/o vr', 'IC2'} <= set(lines.row)
+    assert lines.seeds.eq(1).all() and lines.paper.notna().all()
+    assert set(verdicts.verdict) == {'undecided'} # one seed decides nothing
+    models = list((tmp_path/'runs'/'models').glob('m*/last.safetensors'))
+    assert len(models) == 4 # MEE and MCN in two languages, once for all rows
 
-def test_hashes_of_finished_runs_stay():
+@pytest.mark.parametrize('name', ['c3-small', 'rows-mvcmr-small'])
+def test_hashes_of_finished_runs_stay(name):
     "Rows that are committed in results/ must be found again."
-    rows = pd.read_csv(ROOT/'results'/'c3-small.csv', dtype=dict(config_hash=str))
-    for row, seed, about in rows[['row', 'seed', 'config_hash']].drop_duplicates().itertuples(index=False): assert MomentJob(row, seed=seed).about == about
+    rows = pd.read_csv(ROOT/'results'/f'{name}.csv', dtype=dict(config_hash=str))
+    runs = rows[['row', 'seed', 'config_hash']].drop_duplicates()
+    for row, seed, about in runs.itertuples(index=False):
+        assert MomentJob(row, seed=seed).about == about
+
+def test_what_a_baseline_does_not_know_is_refused(little):
+    "No argument is swallowed, neither by a network nor on the way to it."
+    models = [MEE(MEEConfig(little.d_video, little.d_text, d=8)).eval(),
+              MomentEmbedder(EmbedderConfig(little.d_video, little.d_text, 8, 8, 8)).eval(),
+              ExCL(ExCLConfig(little.d_video, little.d_text, d=8)).eval()]
+    for model in models:
+        with pytest.raises(TypeError, match='nms'): model.search(little, 'train', 'en', nms=.5)
+    for some in (models[:1], models[:2]):
+        with pytest.raises(TypeError, match='nms'):
+            answer(tuple(some), little, 'train', 'en', nms=.5)
+    found = answer(tuple(models[:2]), little, 'train', 'en', k=1, merge='sum')
+    assert [found[t].video.shape for t in TASKS] == [(3, 1)] * 3

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 
 from ..batching import masked_mean
 from ..core import check, choose
-from .scoring import Clips, Edges, Queries, Streams, clip_streams, retrieval_streams
+from .scoring import (Clips, Edges, Queries, Streams, clip_streams,
+                                      retrieval_streams)
 
 # %% ../../nbs/api/33_losses.ipynb #e84576d3
 @dataclass(frozen=True)
@@ -25,13 +26,14 @@ class LossConfig:
     margin: float = .1       # by which the right video is to lead
     margin_nc: float = .1    # by which a translation is to lead
     kind: str = 'hinge'      # or 'lse', its soft version
-    pools: tuple = ((.1, 20), (.2, 10), (.3, 5)) # from this share of the epochs on, negatives are drawn from so many best
+    pools: tuple = ((.1, 20), (.2, 10), (.3, 5)) # from this share of epochs on, draw from so many
     exclude_same_video: bool = True
     merge: str = 'mean'      # of the two streams
 
     def __post_init__(self):
-        weights = dict(lambda_loc=self.lambda_loc, lambda_nc=self.lambda_nc, margin=self.margin, margin_nc=self.margin_nc)
-        for name, w in weights.items(): check(w >= 0, f'{w} is negative', f'parameter {name}', 'choose 0 or more')
+        for name in ('lambda_loc', 'lambda_nc', 'margin', 'margin_nc'):
+            value = getattr(self, name)
+            check(value >= 0, f'{value} is negative', f'parameter {name}', 'choose 0 or more')
 
 # %% ../../nbs/api/33_losses.ipynb #9805baf7
 def pool_at(
@@ -50,8 +52,9 @@ def draw_negatives(
     "A random negative for each row, from the best-scoring ones."
     order = scores.masked_fill(excluded, -torch.inf).argsort(1, descending=True)
     size = (~excluded).sum(1).clamp(max=pool or scores.shape[1]) # r
-    place = (torch.rand(len(scores), device=scores.device) * size).long().clamp(max=scores.shape[1] - 1)
-    return order.gather(1, place[:, None])[:, 0].masked_fill(size == 0, -1)
+    rank = (torch.rand(len(scores), device=scores.device) * size).long() # r
+    rank = rank.clamp(max=scores.shape[1] - 1)
+    return order.gather(1, rank[:, None])[:, 0].masked_fill(size == 0, -1)
 
 # %% ../../nbs/api/33_losses.ipynb #47807770
 def hinge(
@@ -61,7 +64,8 @@ def hinge(
     kind:str='hinge', # or 'lse'
 ): # of the same shape
     "What a positive lacks in its lead over a negative."
-    return choose(dict(hinge=lambda d: (margin + d).relu(), lse=F.softplus), kind, 'kind of ranking loss')(negative - positive)
+    kinds = dict(hinge=lambda deficit: (margin + deficit).relu(), lse=F.softplus)
+    return choose(kinds, kind, 'kind of ranking loss')(negative - positive)
 
 # %% ../../nbs/api/33_losses.ipynb #f71be9c4
 def ranking_loss(
@@ -71,19 +75,20 @@ def ranking_loss(
     pool:int=None, # negatives come from so many best
     kind:str='hinge', # or 'lse'
     exclude_same_video:bool=True, # else each query has a copy of its video, as released
-    negatives=None, # two lists of q: a video for each query, a query for each video of a query; drawn by default
+    negatives=None, # two lists of q: a video for each query, a query for its video; else drawn
 ): # scalar
-    "Combined hinge loss: mean over the queries, summed over both directions (C³ paper, A.5)."
-    if not exclude_same_video: scores, own = scores[:, own], torch.arange(len(own), device=own.device)
+    "Combined hinge loss: mean over queries, summed over both directions (C³ paper, A.5)."
     row = torch.arange(len(own), device=own.device)
+    if not exclude_same_video: scores, own = scores[:, own], row
     theirs = scores.T[own] # q q: each query's video with all queries
     if negatives is None:
-        other = own[:, None] == torch.arange(scores.shape[1], device=own.device) # q n
-        negatives = draw_negatives(scores.detach(), other, pool), draw_negatives(theirs.detach(), own[:, None] == own, pool)
+        right = own[:, None] == torch.arange(scores.shape[1], device=own.device) # q n
+        negatives = (draw_negatives(scores.detach(), right, pool),
+                     draw_negatives(theirs.detach(), own[:, None] == own, pool))
     positive, total = scores[row, own], 0.
-    for table, picked in zip((scores, theirs), map(torch.as_tensor, negatives)):
-        loss = hinge(positive, table[row, picked], margin, kind)
-        total = total + torch.where(picked >= 0, loss, 0.).mean() # a video alone in its batch has no negative
+    for table, drawn in zip((scores, theirs), map(torch.as_tensor, negatives)):
+        loss = hinge(positive, table[row, drawn], margin, kind)
+        total = total + torch.where(drawn >= 0, loss, 0.).mean() # a video alone has no negative
     return total
 
 # %% ../../nbs/api/33_losses.ipynb #7b9780ae
@@ -105,7 +110,8 @@ def neighbour_loss(
 ): # scalar
     "Language neighbourhood constraint between two sets of vectors (C³ paper, A.5)."
     cosine = F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T # n n
-    return ranking_loss(cosine, torch.arange(len(a), device=a.device), margin, pool, kind, negatives=negatives)
+    same = torch.arange(len(a), device=a.device)
+    return ranking_loss(cosine, same, margin, pool, kind, negatives=negatives)
 
 # %% ../../nbs/api/33_losses.ipynb #e65ce6af
 @dataclass
@@ -126,15 +132,17 @@ def compare(
     "Encode a batch in one language and compare its queries with its videos."
     queries = model.encode_queries(batch.query[language], batch.query_mask[language], language)
     clips = model.encode_clips(batch.video, batch.subtitles[language], batch.mask, language)
-    return Compared(queries, clips, retrieval_streams(queries, clips), clip_streams(queries, clips, batch.own), batch.mask[batch.own])
+    videos, curve = retrieval_streams(queries, clips), clip_streams(queries, clips, batch.own)
+    return Compared(queries, clips, videos, curve, batch.mask[batch.own])
 
 # %% ../../nbs/api/33_losses.ipynb #e84055db
 def neighbours(
     compared:Compared,
 )->list: # of four, n or q by d
-    "The vectors that should not depend on the language: queries of both streams, subtitles shallow and deep."
-    clips = compared.clips
-    return [compared.queries.video, compared.queries.sub, masked_mean(clips.sub, clips.mask), masked_mean(clips.sub_deep, clips.mask)]
+    "What should not depend on the language: queries of both streams, subtitles shallow and deep."
+    queries, clips = compared.queries, compared.clips
+    shallow, deep = (masked_mean(x, clips.mask) for x in (clips.sub, clips.sub_deep))
+    return [queries.video, queries.sub, shallow, deep]
 
 # %% ../../nbs/api/33_losses.ipynb #28cd20e4
 def mxml_losses(
@@ -149,11 +157,15 @@ def mxml_losses(
     given = lambda: None if negatives is None else (next(negatives), next(negatives))
     terms = dict(vr=0., loc=0., nc=0.)
     for language, c in compared.items():
-        terms['vr'] += ranking_loss(c.videos.merged(cfg.merge), batch.own, cfg.margin, pool, cfg.kind, cfg.exclude_same_video, given())
-        terms['loc'] += cfg.lambda_loc * localisation_loss(model.edges(language)(c.curve.merged(cfg.merge), c.mask), batch.span)
+        videos, edges = c.videos.merged(cfg.merge), model.edges(language)
+        terms['vr'] += ranking_loss(videos, batch.own, cfg.margin, pool, cfg.kind,
+                                    cfg.exclude_same_video, given())
+        located = localisation_loss(edges(c.curve.merged(cfg.merge), c.mask), batch.span)
+        terms['loc'] += cfg.lambda_loc * located
     languages = list(compared) if cfg.lambda_nc else []
-    for i, later in enumerate(languages):
-        for earlier in languages[:i]:
-            for a, b in zip(neighbours(compared[later]), neighbours(compared[earlier])):
-                terms['nc'] += cfg.lambda_nc * neighbour_loss(a, b, cfg.margin_nc, pool, cfg.kind, given())
+    pairs = [(later, earlier) for i, later in enumerate(languages) for earlier in languages[:i]]
+    for later, earlier in pairs:
+        for a, b in zip(neighbours(compared[later]), neighbours(compared[earlier])):
+            apart = neighbour_loss(a, b, cfg.margin_nc, pool, cfg.kind, given())
+            terms['nc'] += cfg.lambda_nc * apart
     return terms

@@ -25,7 +25,9 @@ class Queries:
     sub_clip: torch.Tensor   # q d
     words: torch.Tensor = None # q t 2, how much each word weighs for frames and subtitles
 
-    def __getitem__(self, index): return Queries(*(None if x is None else x[index] for x in vars(self).values()))
+    def __getitem__(self, index):
+        return Queries(*(None if x is None else x[index] for x in vars(self).values()))
+
     def __len__(self): return len(self.video)
 
 # %% ../../nbs/api/31_scoring.ipynb #a1ce7bbd
@@ -64,17 +66,16 @@ def video_scores(
     mask, # n l, True = clip of the video
 ): # q n, from -1 to 1
     "Cosine of each query with each video's best clip (C³ paper, Eq. 12)."
-    _check_widths(query, clips, mask)
-    cosine = F.normalize(query, dim=-1) @ F.normalize(clips, dim=-1).flatten(0, 1).T # q d, (n l) d -> q (n l)
-    return cosine.unflatten(1, mask.shape).masked_fill(~mask, -2.).amax(-1) # q n l -> q n
-
-# %% ../../nbs/api/31_scoring.ipynb #2be67eba
-def _check_widths(query, clips, mask):
     d, e = query.shape[-1], clips.shape[-1]
-    check(d == e, f'queries of width {d} cannot be compared with clips of width {e}', 'scores', 'encode both with one model')
-    check(mask.dtype == torch.bool and mask.shape == clips.shape[:-1], f'a {mask.dtype} mask of {tuple(mask.shape)} does not fit clips of {tuple(clips.shape)}',
+    check(d == e, f'queries of width {d} cannot be compared with clips of width {e}',
+          'scores', 'encode both with one model')
+    check(mask.dtype == torch.bool and mask.shape == clips.shape[:-1],
+          f'a {mask.dtype} mask of {tuple(mask.shape)} does not fit clips of {tuple(clips.shape)}',
           'scores', 'pass the boolean mask of the same clips')
     check(mask.any(-1).all(), 'a video has no clip', 'scores', 'leave it out of the batch')
+    query, clips = F.normalize(query, dim=-1), F.normalize(clips, dim=-1)
+    cosine = (query @ clips.flatten(0, 1).T).unflatten(1, mask.shape) # q d, (n l) d -> q n l
+    return cosine.masked_fill(~mask, -2.).amax(-1) # q n l -> q n
 
 # %% ../../nbs/api/31_scoring.ipynb #5c194f94
 def clip_scores(
@@ -83,8 +84,8 @@ def clip_scores(
     own=None, # q indices into the n videos: look in one video only
 ): # q n l, or q l with `own`
     "Inner product of each query with each clip (C³ paper, Eq. 14)."
-    if own is None: return (query @ clips.flatten(0, 1).T).unflatten(1, clips.shape[:2]) # q d, (n l) d -> q (n l) -> q n l
-    return (clips[own] @ query[..., None]).squeeze(-1) # q l d, q d 1 -> q l
+    if own is not None: return (clips[own] @ query[..., None]).squeeze(-1) # q l d, q d 1 -> q l
+    return (query @ clips.flatten(0, 1).T).unflatten(1, clips.shape[:2]) # q d, (n l) d -> q n l
 
 # %% ../../nbs/api/31_scoring.ipynb #bfda7676
 @dataclass
@@ -95,21 +96,25 @@ class Edges:
 
 # %% ../../nbs/api/31_scoring.ipynb #e282ae87
 class ConvSE(nn.Module):
-    "Two filters that look for a rising and a falling edge in the curve of clip scores (C³ paper, Eq. 16)."
+    "Filters for a rising and a falling edge in the curve of clip scores (C³ paper, Eq. 16)."
     def __init__(self,
         kernel:int=5, # clips that a filter sees; odd
     ):
         super().__init__()
-        check(kernel % 2 == 1, f'a filter of {kernel} clips has no middle', 'parameter kernel', 'choose an odd number')
-        self.start, self.end = (nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False) for _ in range(2))
+        check(kernel % 2 == 1, f'a filter of {kernel} clips has no middle', 'parameter kernel',
+              'choose an odd number')
+        conv = lambda: nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+        self.start, self.end = conv(), conv()
 
     def forward(self,
         similarity, # ... l, at padding as well
         mask, # broadcasts to ... l, True = clip of the video
     )->Edges:
+        "Logits of start and end at each clip."
         curve = similarity.flatten(0, -2)[:, None] # ... l -> b 1 l
-        logits = (f(curve)[:, 0].view_as(similarity).masked_fill(~mask, -1e10) for f in (self.start, self.end)) # b 1 l -> ... l
-        return Edges(*logits)
+
+        def logits(conv): return conv(curve)[:, 0].view_as(similarity).masked_fill(~mask, -1e10)
+        return Edges(logits(self.start), logits(self.end))
 
 # %% ../../nbs/api/31_scoring.ipynb #bd77fca4
 def retrieval_streams(
@@ -117,7 +122,8 @@ def retrieval_streams(
     clips:Clips, # of n videos
 )->Streams: # of q n
     "Scores of each query with each video, stream by stream."
-    return Streams(video_scores(queries.video, clips.video, clips.mask), video_scores(queries.sub, clips.sub, clips.mask))
+    return Streams(video_scores(queries.video, clips.video, clips.mask),
+                   video_scores(queries.sub, clips.sub, clips.mask))
 
 # %% ../../nbs/api/31_scoring.ipynb #09898ae2
 def clip_streams(
@@ -126,4 +132,5 @@ def clip_streams(
     own=None, # q indices into the n videos: look in one video only
 )->Streams: # of q n l, or q l with `own`
     "Scores of each query with clips, stream by stream."
-    return Streams(clip_scores(queries.video_clip, clips.video_deep, own), clip_scores(queries.sub_clip, clips.sub_deep, own))
+    return Streams(clip_scores(queries.video_clip, clips.video_deep, own),
+                   clip_scores(queries.sub_clip, clips.sub_deep, own))
