@@ -29,10 +29,11 @@ ROOMS = {
     'summarize.rows': 'runs worlds training summarize.*', 'retrieve.rows': 'runs worlds training retrieve.*',
     'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *',
     'plots': 'core', 'explanation_plots': 'plots', 'architecture': 'core',
-    'widgets': 'explanation_plots',
+    'panel': 'core', 'widgets': 'explanation_plots panel',
     'videos.ingest': 'videos.extractors *'}
 WITHOUT_TORCH = (
-    'core', 'features', 'videos.media', 'plots', 'explanation_plots', 'architecture', 'widgets')
+    'core', 'features', 'videos.media', 'plots', 'explanation_plots', 'architecture', 'panel',
+    'widgets')
 LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in WITHOUT_TORCH if m in MODULES]
 
 
