@@ -30,9 +30,14 @@ ROOMS = {
     'retrieve.predictions': 'retrieve.data', 'retrieve.metrics': 'retrieve.predictions',
     'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
     'summarize.rows': 'runs worlds training summarize.*', 'retrieve.rows': 'runs worlds training retrieve.*',
-    'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *', 'plots': 'core', 'widgets': 'plots',
+    'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *',
+    'plots': 'core', 'explanation_plots': 'plots', 'architecture': 'core',
+    'panel': 'core', 'widgets': 'explanation_plots panel',
     'videos.ingest': 'videos.extractors *'}
-LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in ('core', 'features', 'videos.media', 'plots') if m in MODULES] # must do without torch
+WITHOUT_TORCH = (
+    'core', 'features', 'videos.media', 'plots', 'explanation_plots', 'architecture', 'panel',
+    'widgets')
+LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in WITHOUT_TORCH if m in MODULES]
 
 
 def cells(path): return json.loads(path.read_text('utf-8'))['cells']

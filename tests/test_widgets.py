@@ -1,4 +1,4 @@
-"""Widgets without a browser: each control, bad input, two at once, no growth, speed; on systems trained in seconds."""
+"""Widgets without a browser, on systems trained in seconds: controls, bad input, growth, speed."""
 import gc, statistics, time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import pytest
 
 from mcls_nb.core import DataError
 from mcls_nb.explain import explain_moment, open_moments, open_summaries
-from mcls_nb.plots import _same
+from mcls_nb.explanation_plots import same_moments
 from mcls_nb.widgets import AttentionBrowser, MomentBrowser
 
 
@@ -26,10 +26,17 @@ def finders(runs): return open_moments(('mXML', 'XML'), out=runs, smoke=True)
 def attention(writers): return AttentionBrowser(writers)
 
 @pytest.fixture
-def moment(finders): return MomentBrowser({'generated': finders, 'the same again': {'mXML': finders['mXML']}})
+def moment(finders):
+    again = {'mXML': finders['mXML']}
+    return MomentBrowser({'generated': finders, 'the same again': again})
 
-def spans(browser): return {s.name: (s.x0, s.x1) for s in browser.figs['curves'].layout.shapes if s.visible}
-def span(browser): # of the chosen answer
+def spans(browser):
+    "The spans that the curves show, by name."
+    shapes = browser.figs['curves'].layout.shapes
+    return {s.name: (s.x0, s.x1) for s in shapes if s.visible}
+
+def span(browser):
+    "The span of the chosen answer."
     language, k = browser.answer.value
     return tuple(browser.found[language].loc[k, ['start', 'end']])
 
@@ -42,15 +49,19 @@ def test_the_cell_of_a_word_is_the_models_attention(attention, writers):
         for head in ('mean', *range(view.cross.shape[1])):
             attention.layer.value, attention.head.value = layer, head
             heat = attention.figs['words'].data[0]
-            np.testing.assert_allclose(heat.z, view.cross[layer].mean(0) if head == 'mean' else view.cross[layer, head], atol=1e-6)
-            assert heat.x[0].startswith(view.source[0]) and heat.y[-1].endswith(f'[{len(view.words) - 1}]')
-    np.testing.assert_allclose(attention.figs['video'].data[0].z, view.video[0], atol=1e-6)
-    np.testing.assert_allclose(attention.figs['gate'].data[0].y, view.gate.mean(1), atol=1e-6)
+            weights = view.cross[layer].mean(0) if head == 'mean' else view.cross[layer, head]
+            np.testing.assert_allclose(heat.z, weights, atol=1e-6)
+            assert heat.x[0].startswith(view.source[0])
+            assert heat.y[-1].endswith(f'[{len(view.words) - 1}]')
+    video, gate = attention.figs['video'].data[0], attention.figs['gate'].data[0]
+    np.testing.assert_allclose(video.z, view.video[0], atol=1e-6)
+    np.testing.assert_allclose(gate.y, view.gate.mean(1), atol=1e-6)
 
 def test_a_word_frames_its_row_and_shades_the_text(attention):
     for word in (0, len(attention.view.words) - 1):
         attention.word.value = word
-        for name in ('words', 'video'): assert attention.figs[name].layout.shapes[0].y0 == word - .5
+        for name in ('words', 'video'):
+            assert attention.figs[name].layout.shapes[0].y0 == word - .5
         weights = attention.view.cross[attention.layer.value].mean(0)[word]
         assert f'<span title="{weights[0]:.3f}"' in attention.text.value
 
@@ -61,10 +72,13 @@ def test_a_sample_has_its_own_words(attention, writers):
 
 def test_parts_that_a_system_lacks_are_hidden(attention):
     attention.system.value = 'NCLS'
-    assert [attention.slots[n].layout.display for n in ('words', 'video', 'gate')] == [None, 'none', 'none']
+    display = [attention.slots[n].layout.display for n in ('words', 'video', 'gate')]
+    assert display == [None, 'none', 'none']
     with pytest.raises(DataError, match='NCLS has no such part'): attention.figure('gate')
     attention.system.value = 'MT'
-    assert attention.view.source[1].endswith(' s') and attention.figs['words'].layout.xaxis.title.text == 'time in the video' and attention.slots['words'].layout.display is None # looks at the video alone
+    assert attention.view.source[1].endswith(' s') # it looks at the video alone
+    assert attention.figs['words'].layout.xaxis.title.text == 'time in the video'
+    assert attention.slots['words'].layout.display is None
     attention.system.value = 'VDF'
     assert attention.slots['video'].layout.display is None
 
@@ -75,10 +89,11 @@ def test_a_click_chooses_the_word(attention):
 
 @pytest.mark.parametrize('sample', [-1, 10_000])
 def test_there_is_no_such_sample(attention, writers, finders, sample):
-    for make in (lambda: AttentionBrowser(writers, sample), lambda: MomentBrowser({'a': finders}, sample)):
-        with pytest.raises(DataError, match='there is no sample'): make()
+    with pytest.raises(DataError, match='there is no sample'): AttentionBrowser(writers, sample)
+    with pytest.raises(DataError, match='there is no sample'): MomentBrowser({'a': finders}, sample)
     attention.sample.value = sample # a slider goes to its end
-    assert 0 <= attention.sample.value < len(attention.systems['VDF'].labels) and not attention.message.value
+    assert 0 <= attention.sample.value < len(attention.systems['VDF'].labels)
+    assert not attention.message.value
 
 
 # --- moments
@@ -90,30 +105,37 @@ def test_the_first_state_is_an_example(moment, finders):
 def test_every_answer_is_explained_by_its_own_numbers(moment, finders):
     for label, value in moment.answer.options:
         moment.answer.value = value
-        (language, k), a = value, moment.found[value[0]].loc[value[1]]
-        assert (moment.view.video, moment.view.language, moment.language.value) == (a.video, language, language)
-        assert spans(moment)['predicted'] == (a.start, a.end) and label.endswith(str(value[1] + 1))
+        language, k = value
+        a = moment.found[language].loc[k]
+        assert (moment.view.video, moment.view.language) == (a.video, language)
+        assert moment.language.value == language
+        assert spans(moment)['predicted'] == (a.start, a.end) and label.endswith(str(k + 1))
         np.testing.assert_allclose(np.exp(moment.view.log_score), a.score, rtol=1e-3)
         lines = {t.name: t.y for t in moment.figs['curves'].data if t.yaxis != 'y'}
         np.testing.assert_array_equal(lines['frames'], moment.view.curves[0])
         np.testing.assert_array_equal(lines['start'], moment.view.start)
-        assert {b.name: tuple(b.x) for b in moment.figs['shares'].data}['subtitles'] == tuple(s for _, s in moment.view.shares.values())
-        np.testing.assert_allclose(moment.figs['words'].data[0].z, moment.view.weights, atol=1e-6)
+        bars = {b.name: tuple(b.x) for b in moment.figs['shares'].data}
+        assert bars['subtitles'] == tuple(s for _, s in moment.view.shares.values())
+        heat = moment.figs['words'].data[0]
+        np.testing.assert_allclose(heat.z, moment.view.weights, atol=1e-6)
 
 def test_the_true_span_is_drawn_in_the_true_video(moment, finders):
     video, start, end = finders['mXML'].truth(finders['mXML'].samples[0])
     for _, value in moment.answer.options:
         moment.answer.value = value
-        assert spans(moment).get('true') == ((start, end) if moment.view.video == video else None)
+        expected = (start, end) if moment.view.video == video else None
+        assert spans(moment).get('true') == expected
 
 def test_the_other_language_sees_the_same_moment(moment):
     moment.answer.value = ('en', 1)
     before, video = span(moment), moment.view.video
     moment.language.value = 'zh'
-    assert (moment.view.language, moment.view.video, moment.view.span) == ('zh', video, before) and moment.answer.value == ('en', 1)
+    assert (moment.view.language, moment.view.video, moment.view.span) == ('zh', video, before)
+    assert moment.answer.value == ('en', 1)
 
 def test_typing_asks_in_each_language(moment, finders):
-    for language, text in (('en', 'Lily opens the door'), ('zh', finders['mXML'].samples[5]['zh'])):
+    texts = {'en': 'Lily opens the door', 'zh': finders['mXML'].samples[5]['zh']}
+    for language, text in texts.items():
         moment.queries[language].value = text
         expected = finders['mXML'].search(text, language)
         assert list(moment.found[language].video) == list(expected.video)
@@ -122,26 +144,32 @@ def test_typing_asks_in_each_language(moment, finders):
 
 def test_lines_join_what_both_languages_found(moment):
     joined = moment.figs['ranking'].data[0].y.reshape(-1, 3)[:, :2] - 1
-    assert sorted(map(tuple, joined.astype(int).tolist())) == sorted(map(tuple, np.argwhere(_same(moment.found['en'], moment.found['zh'], .5)).tolist()))
+    same = np.argwhere(same_moments(moment.found['en'], moment.found['zh'], .5))
+    assert sorted(joined.astype(int).tolist()) == sorted(same.tolist())
 
 def test_a_click_looks_at_the_answer(moment):
     column = moment.figs['ranking'].data[2]
     column._dispatch_on_click(SimpleNamespace(point_inds=[3], ys=[4]), None)
-    assert moment.answer.value == ('zh', 3) and moment.view.language == 'zh' and moment.figs['ranking'].data[3].y[0] == 4
+    assert moment.answer.value == ('zh', 3) and moment.view.language == 'zh'
+    assert moment.figs['ranking'].data[3].y[0] == 4 # the ring
 
 def test_systems_and_corpora_can_be_changed(moment, finders):
     moment.sample.value = 2
     moment.system.value = 'XML'
-    assert list(moment.found['en'].score) == list(finders['XML'].search(finders['XML'].samples[2]['en'], 'en').score)
+    expected = finders['XML'].search(finders['XML'].samples[2]['en'], 'en')
+    assert list(moment.found['en'].score) == list(expected.score)
     moment.corpus.value = 'the same again'
-    assert moment.system.options == ('mXML',) and moment.system.value == 'mXML' and moment.view is not None
+    assert moment.system.options == ('mXML',) and moment.system.value == 'mXML'
+    assert moment.view is not None
 
 def test_bad_queries_get_a_sentence(moment):
     for language in ('en', 'zh'): moment.queries[language].value = '   '
-    assert 'Type a query' in moment.message.value and moment.slots['curves'].layout.display == 'none' and not moment.about.value
+    assert 'Type a query' in moment.message.value
+    assert moment.slots['curves'].layout.display == 'none' and not moment.about.value
     with pytest.raises(DataError, match='there is no answer to show'): moment.figure()
     moment.queries['en'].value = 'xyzzy <b>plugh</b>'
-    assert 'None of these words means anything' in moment.message.value and '<b>plugh' not in moment.message.value and moment.view is not None
+    assert 'None of these words means anything' in moment.message.value
+    assert '<b>plugh' not in moment.message.value and moment.view is not None
     moment.language.value = 'zh'
     assert 'there is no query in Chinese' in moment.message.value
     moment.queries['zh'].value = '？'
@@ -156,12 +184,14 @@ def test_unknown_languages_and_systems_are_refused(finders):
     with pytest.raises(DataError, match='row that summarises'): open_summaries(['mXML'])
     with pytest.raises(DataError, match='lies outside of the video'):
         f = finders['mXML']
-        explain_moment(f.models['en'], f.corpus, 'a door', f.search('a door', 'en').video[0], 'en', span=(900., 903.))
+        video = f.search('a door', 'en').video[0]
+        explain_moment(f.models['en'], f.corpus, 'a door', video, 'en', span=(900., 903.))
 
 def test_features_without_a_text_encoder_answer_their_own_queries_only(finders):
     import dataclasses
     f = finders['mXML']
-    browser = MomentBrowser({'released': {'mXML': type(f)(f.models, dataclasses.replace(f.corpus, embed=None), f.split)}})
+    released = type(f)(f.models, dataclasses.replace(f.corpus, embed=None), f.split)
+    browser = MomentBrowser({'released': {'mXML': released}})
     assert browser.view is not None
     browser.queries['en'].value = 'somebody opens the door'
     assert 'no text encoder' in browser.message.value and browser.view is None
@@ -188,7 +218,8 @@ def test_a_view_that_is_opened_later_begins_with_what_is_shown(attention):
     for fig in attention.figs.values():
         for t, sent in zip(fig.data, fig._widget_data):
             assert t.uid == sent['uid']
-            for name in {'x', 'y', 'z'} & sent.keys(): np.testing.assert_array_equal(sent[name], t[name])
+            for name in {'x', 'y', 'z'} & sent.keys():
+                np.testing.assert_array_equal(sent[name], t[name])
     assert attention.figs['words']._widget_layout['shapes'][0]['y0'] == .5
 
 def test_a_figure_sends_plotly_when_it_is_asked_and_never_as_its_state(attention):
@@ -196,21 +227,31 @@ def test_a_figure_sends_plotly_when_it_is_asked_and_never_as_its_state(attention
     fig.send = lambda name, buffers: sent.append((name, buffers))
     for name in ('plotly', 'anything else'): fig._handle_custom_msg(name, [])
     (name, [program]), = sent
-    assert name == 'plotly' and b'newPlot' in program and len(program) > 1e6 > len(str(fig.get_state()))
+    assert name == 'plotly' and b'newPlot' in program
+    assert len(program) > 1e6 > len(str(fig.get_state()))
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name, systems', [('summaries', 'VDF, NCLS, MT'), ('moments', 'mXML, XML')])
-def test_an_app_stays_small_when_it_is_run(writers, finders, runs, tmp_path, name, systems):
-    app, copy = Path(__file__).parents[1]/'nbs'/'apps'/f'{name}.ipynb', tmp_path/'app.ipynb'
-    papermill.execute_notebook(app, copy, dict(systems=systems, out=str(runs), train=0, epochs=0, smoke=True) | (dict(layers=0) if name == 'summaries' else {}), progress_bar=False, cwd=tmp_path)
+@pytest.mark.parametrize('name, systems, more', [
+    ('summaries', 'VDF, NCLS, MT', dict(layers=0)),
+    ('moments', 'mXML, XML', {})])
+def test_an_app_stays_small_when_it_is_run(writers, finders, runs, tmp_path, name, systems, more):
+    app = Path(__file__).parents[1]/'nbs'/'apps'/f'{name}.ipynb'
+    copy = tmp_path/'app.ipynb'
+    settings = dict(systems=systems, out=str(runs), train=0, epochs=0, smoke=True) | more
+    papermill.execute_notebook(app, copy, settings, progress_bar=False, cwd=tmp_path)
     print(f'{name}: {copy.stat().st_size:,} bytes')
     assert copy.stat().st_size < 1e6 # no plotly.js
 
 CHANGES = { # what is changed -> a browser's control and two values
-    'word': lambda a, m: (a.word, (1, 2)), 'head': lambda a, m: (a.head, (0, 'mean')), 'sample': lambda a, m: (a.sample, (1, 2)),
-    'example': lambda a, m: (m.sample, (1, 2)), 'answer': lambda a, m: (m.answer, (('en', 1), ('zh', 2))), 'query': lambda a, m: (m.queries['en'], ('Lily opens the door', 'a guitar'))}
+    'word': lambda a, m: (a.word, (1, 2)),
+    'head': lambda a, m: (a.head, (0, 'mean')),
+    'sample': lambda a, m: (a.sample, (1, 2)),
+    'example': lambda a, m: (m.sample, (1, 2)),
+    'answer': lambda a, m: (m.answer, (('en', 1), ('zh', 2))),
+    'query': lambda a, m: (m.queries['en'], ('Lily opens the door', 'a guitar'))}
 
-def change(control, values, times): # seconds of the processor that each change took
+def change(control, values, times):
+    "Change a control between two values; the seconds of the processor that each change took."
     took = []
     for k in range(times):
         began = time.process_time()
@@ -221,13 +262,19 @@ def change(control, values, times): # seconds of the processor that each change 
 @pytest.mark.parametrize('what', CHANGES)
 def test_a_change_is_shown_at_once(attention, moment, what):
     took = change(*CHANGES[what](attention, moment), 14)[2:]
-    print(f'{what}: median {1000 * statistics.median(took):.0f} ms, fastest {1000 * min(took):.0f} ms')
+    median, fastest = 1000 * statistics.median(took), 1000 * min(took)
+    print(f'{what}: median {median:.0f} ms, fastest {fastest:.0f} ms')
     assert min(took) < .5 # 30 to 80 ms on a quiet machine; a busy or slow one is no fault
 
-def observers(browser): # of all controls and figures
-    owners = [c for c in vars(browser).values() if hasattr(c, '_trait_notifiers')] + list(browser.figs.values())
-    clicks = sum(len(t._click_callbacks) for f in browser.figs.values() for t in f.data)
-    return clicks + sum(len(handlers) for o in owners for kinds in o._trait_notifiers.values() for handlers in kinds.values())
+def observers(browser):
+    "How many functions listen to the controls and figures of a browser."
+    figures = list(browser.figs.values())
+    owners = figures + [c for c in vars(browser).values() if hasattr(c, '_trait_notifiers')]
+    n = sum(len(t._click_callbacks) for f in figures for t in f.data)
+    for owner in owners:
+        for kinds in owner._trait_notifiers.values():
+            n += sum(len(handlers) for handlers in kinds.values())
+    return n
 
 @pytest.mark.parametrize('what', ['word', 'answer'])
 def test_two_hundred_changes_leave_nothing_behind(attention, moment, what):
