@@ -282,7 +282,7 @@ def describe_run(
     "What a training *is*: two with equal descriptions are the same."
     first = [[int(i) for i in batch] for batch in data.batches(0)]
     return as_json(dict(cfg=cfg, note=note, model_cfg=getattr(model, 'cfg', None), batches=updates,
-                      items=sum(map(len, first)), order=config_hash(first)))
+                        items=sum(map(len, first)), order=config_hash(first)))
 
 # %% ../nbs/api/07_training.ipynb #ed9df38a
 class Trainer:
