@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..batching import length_mask, masked_mean
 from ..core import check, config_hash, lock, one_of, run_folder, set_seed, stream_seed
-from .data import (TASKS, MomentBatch, MomentData, SpanRule, VideoBatch, VideoSet,
+from .data import (TASKS, MomentBatch, MomentData, SpanRule, VideoSet,
                                    query_features)
 from .losses import localisation_loss
 from .proposals import EmbedderConfig, MomentEmbedder, join_rankings

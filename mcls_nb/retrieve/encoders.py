@@ -7,10 +7,9 @@ __all__ = ['RELEASED_NAMES', 'XMLConfig', 'InputProjection', 'Positions', 'SelfE
            'ModularAttention', 'XML', 'MXML', 'check_features', 'translate_name', 'from_reference']
 
 # %% ../../nbs/api/32_encoders.ipynb #d2672e6e
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
