@@ -13,11 +13,11 @@ from pathlib import Path
 
 from torch import nn
 
-from .core import DataError, as_dict, atomic, check, choose, read_text, replaceable, run_folder
-from .core import versions
+from .checkpoints import load_checkpoint, load_weights, save_checkpoint
+from .core import (
+    DataError, as_dict, atomic, check, choose, read_text, replaceable, run_folder, versions)
 from .features import FeatureContract, FeatureStore
 from .text import Vocab
-from .training import load_checkpoint, load_weights, save_checkpoint
 
 # %% ../nbs/api/49_model_folder.ipynb #c741b6c5
 def from_dict(

@@ -67,7 +67,7 @@ class Summary:
     text: str     # words separated by spaces
     tokens: tuple # its words, the last one the end of sentence
     score: float  # sum of log-probabilities / words ** length penalty
-    explain: object = field(repr=False, default=None) # () -> `SummaryView`, where each word looked
+    explain: object = field(repr=False, compare=False, default=None) # () -> `SummaryView`, where each word looked
 
 # %% ../nbs/api/50_summarizer.ipynb #567cbc99
 class VideoSummarizer(ModelHubMixin, library_name='mcls_nb', tags=['video-summarization', 'cross-lingual']):
