@@ -22,11 +22,12 @@ ROOMS = {
     'summarize.decoding': 'text summarize.models', 'summarize.metrics': 'statistics',
     'summarize.recipes': 'training distill summarize.*',
     'videos.media': 'core', 'videos.extractors': 'core text features videos.media',
-    'retrieve.data': 'text features batching worlds videos.extractors', 'retrieve.scoring': 'batching',
+    'retrieve.spans': 'core', 'retrieve.data': 'text features batching worlds retrieve.spans',
+    'retrieve.scoring': 'batching',
     'retrieve.encoders': 'transformer retrieve.scoring', 'retrieve.losses': 'retrieve.scoring',
     'retrieve.c3': 'distill training retrieve.*', 'retrieve.index': 'retrieve.data retrieve.scoring',
     'retrieve.metrics': 'retrieve.data', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
-    'summarize.rows': 'runs worlds training summarize.*', 'retrieve.rows': 'runs worlds training retrieve.*',
+    'summarize.rows': 'runs worlds training summarize.*', 'retrieve.rows': 'runs worlds training videos.extractors retrieve.*',
     'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *', 'plots': 'core', 'widgets': 'plots',
     'videos.ingest': 'videos.extractors *'}
 LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in ('core', 'features', 'videos.media', 'plots') if m in MODULES] # must do without torch

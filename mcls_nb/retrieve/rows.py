@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOMENTS', 'BASELINES', 'VARIANTS', 'ROWS', 'PRESETS', 'KNOBS', 'C3_TEST', 'C3_VAL', 'TVR', 'TVR_TEST', 'METRICS',
            'MomentRow', 'MomentPreset', 'Trained', 'train', 'ask', 'answer', 'judged_on', 'stream_recalls',
-           'weighted_recalls', 'MomentJob', 'MomentResult', 'job_fields', 'limits', 'run_job']
+           'weighted_recalls', 'with_text_encoder', 'MomentJob', 'MomentResult', 'job_fields', 'limits', 'run_job']
 
 # %% ../../nbs/api/61_moment_rows.ipynb #4a1706b0
 from dataclasses import dataclass, field, replace
@@ -18,15 +18,17 @@ import torch
 from ..core import as_dict, atomic, check, choose, config_hash, content_hash, override, run_folder, threads
 from .baselines import ExCLConfig, MEEConfig, Trainee, answer_in_stages, train_alone
 from .c3 import Consolidation, School, train_rounds
-from .data import TASKS, MomentCorpus, SpanRule, VideoSet, load_mtvr, query_features, tv_corpus
+from .data import TASKS, MomentCorpus, VideoSet, load_mtvr, query_features, tv_corpus
 from .encoders import MXML, XMLConfig
 from .metrics import bounds, consistency, evaluate, hits
 from .losses import LossConfig
 from .proposals import EmbedderConfig
 from .scoring import Queries, retrieval_streams
 from .index import MomentIndex
+from .spans import SpanRule
 from ..runs import Job, Paper, run_job
 from ..training import FitConfig
+from ..videos.extractors import embedder
 from ..worlds import TVWorld, TVWorldConfig
 
 # %% ../../nbs/api/61_moment_rows.ipynb #87ec3108
@@ -192,17 +194,24 @@ def answer(
     split:str, # whose queries and videos
     language:str,
     tasks=TASKS,
-    **how, # rule, alpha, merge and whatever else `MomentIndex.search` takes
+    *,
+    alpha:float, # how much a video's score weighs
+    merge:str, # of the two streams
+    rule:SpanRule=None, # legal spans, and what they mean in seconds; the corpus' by default
+    **how, # whatever else `MomentIndex.search` takes
 )->dict: # video2idx, and a ranking for each task, as `retrieve.evaluate` reads them
     "Answer all queries of a split in one language, as far as the system can."
     videos, queries = VideoSet(corpus, split), corpus.splits[split]
+    how = dict(how, rule=rule or corpus.rule, alpha=alpha, merge=merge)
     if not isinstance(model, MXML):
-        return dict(video2idx=videos.index, **answer_in_stages(model if isinstance(model, tuple) else (model,), corpus, split, language, tasks, **{'rule': corpus.rule, **how}))
+        networks = model if isinstance(model, tuple) else (model,)
+        found = answer_in_stages(networks, corpus, split, language, tasks, **how)
+        return dict(video2idx=videos.index, **found)
     index = MomentIndex.build(model, videos, language)
     found = [ask(model, corpus, queries[k:k + 500], language) for k in range(0, len(queries), 500)]
     vectors = Queries(*(torch.cat([getattr(f, n) for f in found]) for n in ('video', 'sub', 'video_clip', 'sub_clip')))
     own = np.array([videos.index[q.video] for q in queries])
-    return dict(video2idx=videos.index, **index.search(vectors, tuple(tasks), own=own, **{'rule': corpus.rule, **how}))
+    return dict(video2idx=videos.index, **index.search(vectors, tuple(tasks), own=own, **how))
 
 # %% ../../nbs/api/61_moment_rows.ipynb #9b1075e4
 def judged_on(
@@ -274,6 +283,14 @@ def weighted_recalls(
     return pd.DataFrame([dict(language=l, weight=w, value=_first(s.video + w * s.sub, own), frames=float(s.video.std(1).mean()), subtitles=float(s.sub.std(1).mean()))
                          for l, s, own in _streams(models, corpus, split) for w in weights])
 
+# %% ../../nbs/api/61_moment_rows.ipynb #a47e0c37
+def with_text_encoder(
+    corpus:MomentCorpus, # from files
+)->MomentCorpus: # that embeds what is typed, if its subtitles' contract names an encoder without weights
+    "The corpus with the text encoder that made its rows."
+    contract = getattr(corpus.subtitles[corpus.languages[0]], 'contract', None)
+    return replace(corpus, embed=contract and embedder(contract))
+
 # %% ../../nbs/api/61_moment_rows.ipynb #8670309e
 @dataclass(frozen=True)
 class MomentJob(Job):
@@ -294,7 +311,8 @@ class MomentJob(Job):
     def open(self)->MomentCorpus:
         "The corpus, cut to twelve videos a split for a smoke run."
         p = self.settings[1]
-        corpus = load_mtvr(self.data) if self.data else tv_corpus(TVWorld(p.world, 0))
+        made = not self.data
+        corpus = tv_corpus(TVWorld(p.world, 0)) if made else with_text_encoder(load_mtvr(self.data))
         corpus = replace(corpus, rule=p.rule)
         return _cut(corpus, 12) if self.smoke else corpus
 

@@ -20,9 +20,10 @@ from ..core import DataError, as_dict, atomic, check, choose, config_hash, lock,
 from .extractors import HashedText, PixelFeatures, subtitle_rows
 from ..features import FeatureStore
 from .media import Cue, frames, probe, read_transcript
-from ..retrieve.data import MomentCorpus, Query, SpanRule, VideoSet, load_mtvr, save_mtvr
-from ..retrieve.rows import ask
-from ..retrieve.index import MomentIndex, Ranking, temporal_nms
+from ..retrieve.data import MomentCorpus, Query, VideoSet, load_mtvr, save_mtvr
+from ..retrieve.rows import ask, with_text_encoder
+from ..retrieve.index import MomentIndex
+from ..retrieve.spans import Ranking, SpanRule, temporal_nms
 from ..summarize.data import Corpus, Record, SummaryData, load_how2, save_how2
 from ..summarize.decoding import summarize
 from ..text import tokenize
@@ -546,7 +547,7 @@ class OwnVideos:
     @cached_property
     def moments(self)->MomentCorpus:
         longest = max(b - a for v in self.videos.values() for a, b in v['windows'])
-        return load_mtvr(self.where, rule=SpanRule(self.clip), max_clips=longest)
+        return with_text_encoder(load_mtvr(self.where, rule=SpanRule(self.clip), max_clips=longest))
     clip = property(lambda self: next(iter(self.videos.values()))['clip'], doc='Seconds of a clip.')
     def lines(self, video:str, language:str): return _lines(self, video, language)
     def picture(self, video:str, seconds:float): return _picture(self, video, seconds)
@@ -591,12 +592,15 @@ class Finder:
     def __init__(self,
         models:dict, # language -> `MXML`, e.g. `explain.MomentExplorer.models`
         own, # `OwnVideos`, or a `MomentCorpus`
-        **how, # alpha and merge of `MomentIndex.search`
+        *,
+        alpha:float, # how much a video's score weighs, e.g. `explain.MomentExplorer.alpha`
+        merge:str, # of the two streams, e.g. `explain.MomentExplorer.merge`
     ):
         corpus = getattr(own, 'moments', own)
         for l, m in models.items(): _fits(m, corpus, l)
         every = {n: d for s in corpus.durations.values() for n, d in s.items()}
-        self.models, self.how, self.corpus = models, how, replace(corpus, splits={}, durations=dict(all=every))
+        self.models, self.corpus = models, replace(corpus, splits={}, durations=dict(all=every))
+        self.how = dict(rule=corpus.rule, alpha=alpha, merge=merge)
         self.index = lru_cache(None)(lambda l: MomentIndex.build(models[l], VideoSet(self.corpus, 'all'), l)) # language -> `MomentIndex`
     def __call__(self,
         text:str, # what is looked for
@@ -605,7 +609,7 @@ class Finder:
     )->pd.DataFrame: # video, start, end (seconds of the whole video), score
         "The best moments."
         model = choose(self.models, language, 'language')
-        found = self.index(language).search(ask(model.eval(), self.corpus, [text], language), k=2 * k, rule=self.corpus.rule, **self.how)
+        found = self.index(language).search(ask(model.eval(), self.corpus, [text], language), k=2 * k, **self.how)
         r, videos = stitch_moments(found, self.index(language).names, k=k)
         return pd.DataFrame([dict(video=videos[v], start=s, end=e, score=x) for v, s, e, x in zip(r.video[0], r.start[0], r.end[0], r.score[0]) if v >= 0])
 
