@@ -20,7 +20,8 @@ from .core import check, choose, override, run_folder, threads
 from .retrieve import rows as moments
 from .retrieve.data import VideoSet
 from .retrieve.scoring import WEIGHTS, clip_streams, video_scores
-from .retrieve.index import MomentIndex, rank_spans
+from .retrieve.index import MomentIndex
+from .retrieve.spans import rank_spans
 from .summarize import rows as summaries
 from .summarize.decoding import beam_search
 
@@ -217,7 +218,7 @@ class MomentExplorer:
         alpha:float=20., merge:str='mean', # as in the search
         nms:float=.5, # an answer that overlaps more with a better one is left out; None = as the papers rank
     ):
-        self.models, self.corpus, self.split, self.merge, self._alpha, self._nms = models, corpus, split, merge, alpha, nms
+        self.models, self.corpus, self.split, self.merge, self.alpha, self._nms = models, corpus, split, merge, alpha, nms
         self.languages, self.lines = tuple(models), lines or _world_lines(corpus, split)
         self.samples = [dict(q.texts) for q in choose(corpus.splits, split, 'split')] # language -> text, queries to try
         self._known = {(l, q.texts[l]): q for q in reversed(corpus.splits[split]) for l in self.languages}
@@ -239,14 +240,14 @@ def _query_of(self, text, language): # -> (Query or text, model)
 def _found(self, text, language, k): # DataFrame video, start, end, score
     query, model = _query_of(self, text, language)
     index = self._index(language)
-    r = index.search(moments.ask(model, self.corpus, [query], language), k=k, rule=self.corpus.rule, alpha=self._alpha, merge=self.merge, nms=self._nms)
+    r = index.search(moments.ask(model, self.corpus, [query], language), k=k, rule=self.corpus.rule, alpha=self.alpha, merge=self.merge, nms=self._nms)
     some = r.video[0] >= 0
     return pd.DataFrame(dict(video=[index.names[v] for v in r.video[0][some]], start=r.start[0][some], end=r.end[0][some], score=r.score[0][some]))
 
 # %% ../nbs/api/70_explain.ipynb #00635350
 def _explained(self, text, language, video, span): # -> MomentView
     query, model = _query_of(self, text, language)
-    return explain_moment(model, self.corpus, query, video, language, self.split, span, self._others(language), self.lines(video, language), None, self._alpha, self.merge)
+    return explain_moment(model, self.corpus, query, video, language, self.split, span, self._others(language), self.lines(video, language), None, self.alpha, self.merge)
 
 def _warning(corpus, text, language): # a sentence, or '' if all is well
     embedding = getattr(corpus.world, 'embedding', None)

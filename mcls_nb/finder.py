@@ -31,7 +31,7 @@ from .retrieve.index import MomentIndex
 from .retrieve.proposals import EmbedderConfig, MomentEmbedder
 from .retrieve.recipes import SearchConfig, answer, encode_queries
 from .retrieve.scoring import WEIGHTS, clip_streams, video_scores
-from .retrieve.search import Ranking, rank_spans, temporal_nms
+from .retrieve.spans import Ranking, rank_spans, temporal_nms
 from .summarizer import is_hub_id
 from .videos.extractors import embedder
 from .videos.ingest import OwnVideos, whole

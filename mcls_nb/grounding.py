@@ -21,7 +21,8 @@ from .retrieve import rows as moments
 from .retrieve.data import VideoSet, tv_corpus
 from .retrieve.metrics import best_window, moment_iou
 from .retrieve.index import MomentIndex
-from .runs import Job, run_job, verdict
+from .papers.claims import verdict
+from .runs import Job, run_job
 from .summarize import rows as summaries
 from .summarize.data import Corpus, Record
 from .summarize.models import SummarizerConfig
@@ -99,7 +100,8 @@ def _linked(explorer, texts, places, language): # q clauses, some lists of q vid
     few = replace(corpus, splits={}, durations={split: {v: durations[v] for v in names}})
     index = MomentIndex.build(model, VideoSet(few, split), language)
     asked = moments.ask(model, corpus, texts, language)
-    found = [index.search(asked, 'SVMR', 1, [names.index(v) for v in place], rule=corpus.rule, merge=explorer.merge) for place in places]
+    how = dict(rule=corpus.rule, alpha=explorer.alpha, merge=explorer.merge)
+    found = [index.search(asked, 'SVMR', 1, [names.index(v) for v in place], **how) for place in places]
     return [pd.DataFrame(dict(start=r.start[:, 0], end=r.end[:, 0], score=r.score[:, 0])) for r in found]
 
 # %% ../nbs/api/71_grounding.ipynb #f16e8fd6

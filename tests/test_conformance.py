@@ -18,7 +18,8 @@ from mcls_nb.summarize import rows as summaries
 from mcls_nb.summarize import recipes as stages
 from mcls_nb.summarize.models import SummarizerConfig
 from mcls_nb.summarize.rnn import RNNConfig
-from mcls_nb.training import FitConfig, load_weights, save_checkpoint
+from mcls_nb.checkpoints import load_weights, save_checkpoint
+from mcls_nb.training import FitConfig
 from mcls_nb.worlds.how2 import How2WorldConfig
 from mcls_nb.worlds.tv import TVWorldConfig
 

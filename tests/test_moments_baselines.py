@@ -14,14 +14,16 @@ from torch.nn.utils.rnn import pad_sequence
 from mcls_nb.batching import length_mask
 from mcls_nb.core import DataError
 from mcls_nb.retrieve.baselines import MEE, ExCL, ExCLConfig, MEEConfig, max_margin
-from mcls_nb.retrieve.data import (TASKS, MomentCorpus, MomentData, Query, SpanRule,
-                                   read_annotations, read_durations)
+from mcls_nb.retrieve.data import (
+    TASKS, MomentCorpus, MomentData, Query, read_annotations, read_durations)
+from mcls_nb.retrieve.spans import SpanRule
 from mcls_nb.retrieve.losses import localisation_loss
 from mcls_nb.retrieve.proposals import (EmbedderConfig, MomentEmbedder, WindowData, WindowIndex,
                                         contrast, moment_clips, proposal_recall, rank_windows,
                                         window_distances, window_rows, windows)
-from mcls_nb.retrieve.rows import MomentJob, answer
-from mcls_nb.retrieve.index import rank_spans
+from mcls_nb.retrieve.recipes import answer
+from mcls_nb.retrieve.rows import MomentJob
+from mcls_nb.retrieve.spans import rank_spans
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT/'tests'/'fixtures'/'baselines'

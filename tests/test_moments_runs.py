@@ -9,7 +9,8 @@ import pytest
 
 from mcls_nb.core import TIDY, DataError
 from mcls_nb.retrieve.data import load_mtvr, save_mtvr
-from mcls_nb.retrieve.rows import METRICS, MomentJob, judged_on, limits
+from mcls_nb.retrieve.recipes import judged_on
+from mcls_nb.retrieve.rows import METRICS, MomentJob, limits
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = {'VCMR R@1 IoU=0.5', 'SVMR en R@1 IoU=0.7', 'VR zh R@10', 'VR en frames R@1', 'VR subtitles R@1', 'VR agreement @1'}

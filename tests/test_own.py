@@ -10,9 +10,12 @@ from mcls_nb.videos import ingest as own
 from mcls_nb.videos.extractors import HashedText, PixelFeatures, extract_video, subtitle_rows
 from mcls_nb.features import HOW2_ACTION, FeatureStore
 from mcls_nb.videos.media import Cue, read_transcript, write_video
-from mcls_nb.videos.ingest import Finder, OwnVideos, doctor, ingest, passages, stitch_moments, stitch_summaries, sum_up, whole, windows
+from mcls_nb.features import doctor
+from mcls_nb.finder import stitch_moments
+from mcls_nb.summarizer import passages, stitch_summaries
+from mcls_nb.videos.ingest import Finder, OwnVideos, ingest, sum_up, whole, windows
 from mcls_nb.retrieve.data import MomentData, VideoSet, load_mtvr
-from mcls_nb.retrieve.index import Ranking
+from mcls_nb.retrieve.spans import Ranking
 from mcls_nb.summarize.data import load_how2
 
 av, pysubs2 = pytest.importorskip('av'), pytest.importorskip('pysubs2') # the extra [media]

@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from mcls_nb.core import TIDY, DataError
-from mcls_nb.summarize.rows import sample_sizes, size_jobs
+from mcls_nb.papers.low_resource import sample_sizes
+from mcls_nb.summarize.rows import size_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,10 +12,12 @@ import torch
 
 from helpers import refused
 from mcls_nb.retrieve import index as search
-from mcls_nb.retrieve.data import RELEASED_SPANS, SpanRule, VideoBatch
+from mcls_nb.retrieve.data import VideoBatch
+from mcls_nb.retrieve.spans import RELEASED_SPANS, SpanRule
 from mcls_nb.retrieve.encoders import XMLConfig, from_reference
 from mcls_nb.retrieve.scoring import Queries
-from mcls_nb.retrieve.index import MomentIndex, Ranking, rank_spans, temporal_nms
+from mcls_nb.retrieve.index import MomentIndex
+from mcls_nb.retrieve.spans import Ranking, rank_spans, temporal_nms
 
 HERE = Path(__file__).parent
 FIXTURES = HERE/'fixtures'/'mtvr'

@@ -13,8 +13,10 @@ from mcls_nb.summarize import recipes as stages
 from mcls_nb.summarize.data import world_corpus
 from mcls_nb.summarize.models import Summarizer, SummarizerConfig
 from mcls_nb.summarize.rnn import RNNConfig
-from mcls_nb.summarize.recipes import (RECIPES, RELEASED, Distil, Mix, PairData, Plan, Train, Translate, Transplant, distil, distil_loss, follow, in_language, replace_stage, teach,
-                                      train_translator, translated, transplant)
+from mcls_nb.summarize.recipes import (
+    RECIPES, Distil, Mix, PairData, Plan, Train, Translate, Transplant, follow, in_language,
+    replace_stage, teach, train_translator)
+from mcls_nb.summarize.stages import RELEASED, distil, distil_loss, translated, transplant
 from mcls_nb.text import Vocab
 from mcls_nb.training import FitConfig
 from mcls_nb.worlds.how2 import How2World, How2WorldConfig

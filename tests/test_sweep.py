@@ -8,7 +8,8 @@ import pytest
 
 from mcls_nb import runs, training
 from mcls_nb.core import TIDY, DataError
-from mcls_nb.experiments import grid, job, run, sweep
+from mcls_nb.experiments import job, run
+from mcls_nb.papers.runs import grid, sweep
 from mcls_nb.summarize.rows import SummaryJob
 
 JOBS = [job(row, 'tiny', seed, smoke=True) for seed in (0, 1) for row in ('NCLS', 'VDF-TS-E')] # two teachers

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from ..core import check, override
 from ..retrieve.baselines import BaselineConfig, ExCLConfig, MEEConfig
-from ..retrieve.data import SpanRule
+from ..retrieve.spans import SpanRule
 from ..retrieve.encoders import XMLConfig
 from ..retrieve.proposals import EmbedderConfig
 from ..retrieve.recipes import MomentTrainConfig

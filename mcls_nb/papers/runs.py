@@ -23,7 +23,7 @@ from ..core import (
 from .scores import TIDY, named, read_tidy, tidy
 from .systems import SYSTEMS
 from ..retrieve.c3 import Consolidation
-from ..retrieve.data import SpanRule
+from ..retrieve.spans import SpanRule
 from ..worlds.how2 import How2WorldConfig
 from ..worlds.tv import TVWorldConfig
 

@@ -20,12 +20,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..batching import length_mask, masked_mean
 from ..core import check, config_hash, lock, one_of, run_folder, set_seed, stream_seed
-from .data import (TASKS, MomentBatch, MomentData, SpanRule, VideoSet,
-                                   query_features)
+from .data import TASKS, MomentBatch, MomentData, VideoSet, query_features
+from .spans import SpanRule
 from .losses import localisation_loss
 from .proposals import EmbedderConfig, MomentEmbedder, join_rankings
 from .scoring import Edges
-from .index import Ranking, rank_spans
+from .spans import Ranking, rank_spans
 from ..training import FitConfig, fit
 
 # %% ../../nbs/api/38_baselines.ipynb #32bac515

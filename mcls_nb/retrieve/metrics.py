@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import check, stream_seed
-from .data import SpanRule
+from .spans import SpanRule
 from .predictions import (DEPTH, QUERY_TYPES, GroundTruth, RankedLists,
     answered_tasks, as_truth, predictions_by_id, ranked_lists)
 

@@ -18,11 +18,11 @@ from torch import nn
 
 from ..batching import masked_mean
 from ..core import check, one_of
-from .data import (TASKS, MomentBatch, MomentData, SpanRule, VideoSet,
-                                   query_features)
+from .data import TASKS, MomentBatch, MomentData, VideoSet, query_features
+from .spans import SpanRule
 from .metrics import moment_iou
 from .losses import hinge
-from .index import Ranking
+from .spans import Ranking
 
 # %% ../../nbs/api/37_proposals.ipynb #104afe23
 def windows(

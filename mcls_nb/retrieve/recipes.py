@@ -18,7 +18,8 @@ from fastcore.basics import patch
 from ..core import check, choose, config_hash, lock, override, run_folder, set_seed, stream_seed
 from .baselines import BaselineConfig, answer_in_stages, train_baseline
 from .c3 import Consolidation, ConsolidationData, moment_loss
-from .data import TASKS, MomentCorpus, MomentData, SpanRule, VideoSet, query_features
+from .data import TASKS, MomentCorpus, MomentData, VideoSet, query_features
+from .spans import SpanRule
 from .encoders import MXML, XMLConfig
 from .index import MomentIndex
 from .losses import LossConfig

@@ -19,7 +19,8 @@ from ..core import DataError, as_dict, atomic, check, choose, config_hash, lock,
 from .extractors import HashedText, PixelFeatures, subtitle_rows
 from ..features import FeatureStore
 from .media import Cue, frames, probe, read_transcript
-from ..retrieve.data import MomentCorpus, Query, SpanRule, VideoSet, load_mtvr, save_mtvr
+from ..retrieve.data import MomentCorpus, Query, VideoSet, load_mtvr, save_mtvr
+from ..retrieve.spans import SpanRule
 from ..summarize.data import Corpus, Record, SummaryData, load_how2, save_how2
 from ..text import tokenize
 
