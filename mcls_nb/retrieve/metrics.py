@@ -39,7 +39,7 @@ def first_rank(
     rank = admissible.cumsum(1, dtype=float)
     return np.where(right & admissible, rank, math.inf).min(1)
 
-# %% ../../nbs/api/36_moment_metrics.ipynb #b49c48c6
+# %% ../../nbs/api/36_moment_metrics.ipynb #33b9f785
 def query_ranks(
     predictions:dict, # video2idx and lists or arrays for each task
     truth:GroundTruth, # of q queries
@@ -137,7 +137,7 @@ def count_spans(
         right += np.stack([(overlap >= iou).sum(1) for iou in ious])
     return best, legal, right
 
-# %% ../../nbs/api/36_moment_metrics.ipynb #ac9ffe6a
+# %% ../../nbs/api/36_moment_metrics.ipynb #e7ab7ced
 def label_iou(
     truth:GroundTruth, # of q queries
     clips, # q, number of clips of their videos
@@ -212,7 +212,7 @@ def _clip_counts(videos, durations, clips, rule): # q names -> q numbers
     seconds = np.array([durations[v] for v in videos])
     return np.minimum(seconds // rule.clip + 1, 100).astype(int)
 
-# %% ../../nbs/api/36_moment_metrics.ipynb #4f3ac0a4
+# %% ../../nbs/api/36_moment_metrics.ipynb #0d9a4474
 def bound_chances(
     truth:GroundTruth, # of q queries
     durations:dict, # video name -> seconds, the whole corpus

@@ -6,7 +6,7 @@
 __all__ = ['QUERY_TYPES', 'DEPTH', 'GroundTruth', 'as_truth', 'RankedLists', 'predictions_by_id', 'lists_in_order',
            'ranked_lists', 'answered_tasks', 'read_predictions', 'write_predictions']
 
-# %% ../../nbs/api/35a_predictions.ipynb #5150ce71
+# %% ../../nbs/api/35a_predictions.ipynb #92453fc7
 import gzip, json, zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import numpy as np
 from ..core import DataError, atomic, check, choose, one_of
 from .data import TASKS, Query
 
-# %% ../../nbs/api/35a_predictions.ipynb #cff12164
+# %% ../../nbs/api/35a_predictions.ipynb #ed7d0c47
 QUERY_TYPES = ('v', 't', 'vt')
 
 @dataclass
@@ -37,7 +37,7 @@ class GroundTruth:
         "`by_type` without the types that nobody asks."
         return {t: members for t, members in self.by_type().items() if members.any()}
 
-# %% ../../nbs/api/35a_predictions.ipynb #3c383507
+# %% ../../nbs/api/35a_predictions.ipynb #6a3d97d7
 def _record(i, r): # -> id, video, start, end, type
     where = 'ground truth'
     if isinstance(r, Query):
@@ -58,7 +58,7 @@ def _check_unique(ids, where):
     what = f'query {"".join(twice[:1])} occurs twice'
     check(not twice, what, where, 'keep one list for each query')
 
-# %% ../../nbs/api/35a_predictions.ipynb #1d480ece
+# %% ../../nbs/api/35a_predictions.ipynb #5b61eba8
 def as_truth(
     records, # official records or `Query` objects; a `GroundTruth` comes back as it is
 )->GroundTruth:
@@ -75,7 +75,7 @@ def as_truth(
     start, end = np.array(start, float), np.array(end, float)
     return GroundTruth(list(ids), np.array(videos, object), start, end, np.array(types, object))
 
-# %% ../../nbs/api/35a_predictions.ipynb #e7188f9f
+# %% ../../nbs/api/35a_predictions.ipynb #24c53fc8
 DEPTH = 100 # the protocol reads no more entries of a list
 
 @dataclass
@@ -88,7 +88,7 @@ class RankedLists:
         "The lists of some queries."
         return RankedLists(self.video[queries], self.start[queries], self.end[queries])
 
-# %% ../../nbs/api/35a_predictions.ipynb #53cba4a2
+# %% ../../nbs/api/35a_predictions.ipynb #fc561e0e
 def predictions_by_id(
     task:str, # one of `TASKS`, for the message
     entries:list, # of a task in the official format
@@ -101,7 +101,7 @@ def predictions_by_id(
     _check_unique([e['desc_id'] for e in entries], where)
     return {e['desc_id']: e['predictions'] for e in entries}
 
-# %% ../../nbs/api/35a_predictions.ipynb #f232e9a2
+# %% ../../nbs/api/35a_predictions.ipynb #070cbf8f
 def lists_in_order(
     task:str, # one of `TASKS`, for the message
     entries:list, # of a task in the official format
@@ -117,7 +117,7 @@ def lists_in_order(
     check(not extra, what, where, 'evaluate on the same split')
     return [lists[i] for i in ids]
 
-# %% ../../nbs/api/35a_predictions.ipynb #af7de4cc
+# %% ../../nbs/api/35a_predictions.ipynb #675c138e
 def _from_lists(task, lists, depth): # -> 4 q k: video, start, end, score
     lists, where = [entries[:depth] for entries in lists], f'{task} predictions'
     fix, rows = 'write [video_idx, start, end, score]', list(chain.from_iterable(lists))
@@ -133,7 +133,7 @@ def _from_lists(task, lists, depth): # -> 4 q k: video, start, end, score
     table[there] = rows
     return table.transpose(2, 0, 1)
 
-# %% ../../nbs/api/35a_predictions.ipynb #c512ed5b
+# %% ../../nbs/api/35a_predictions.ipynb #d52dbcc4
 def _from_arrays(task, ranking, q, depth): # -> 4 of q k: video, start, end, score
     table = [np.asarray(getattr(ranking, name)) for name in ('video', 'start', 'end', 'score')]
     shapes = [x.shape for x in table]
@@ -143,7 +143,7 @@ def _from_arrays(task, ranking, q, depth): # -> 4 of q k: video, start, end, sco
     check(ok, what, f'{task} predictions', fix)
     return [x[:, :depth] for x in table]
 
-# %% ../../nbs/api/35a_predictions.ipynb #38f9fe5a
+# %% ../../nbs/api/35a_predictions.ipynb #e144a2ca
 def ranked_lists(
     task:str, # one of `TASKS`
     predictions:dict, # video2idx and lists or arrays for each task
@@ -168,7 +168,7 @@ def ranked_lists(
     start, end = (np.where(there, x, 0).astype(np.float32) for x in (start, end))
     return RankedLists(video.astype(np.int64), start, end)
 
-# %% ../../nbs/api/35a_predictions.ipynb #c2e81727
+# %% ../../nbs/api/35a_predictions.ipynb #dcae9af7
 def answered_tasks(
     predictions:dict, # video2idx and lists or arrays for each task
 )->list: # of `TASKS`, in their order
@@ -181,7 +181,7 @@ def answered_tasks(
     check(tasks, 'there is no task', 'predictions', f'answer one of {", ".join(TASKS)}')
     return tasks
 
-# %% ../../nbs/api/35a_predictions.ipynb #db24698e
+# %% ../../nbs/api/35a_predictions.ipynb #d7b58d33
 def read_predictions(
     path, # a .json or .json.gz in the official format
 )->dict: # video2idx and a list for each task
@@ -201,7 +201,7 @@ def read_predictions(
         predictions_by_id(task, predictions[task])
     return predictions
 
-# %% ../../nbs/api/35a_predictions.ipynb #5dc50d8e
+# %% ../../nbs/api/35a_predictions.ipynb #2770f639
 def _official(ranking, ids, texts, number): # arrays with a row for each query -> list of queries
     columns = [np.asarray(getattr(ranking, name), float) for name in ('start', 'end', 'score')]
     queries = []
@@ -212,7 +212,7 @@ def _official(ranking, ids, texts, number): # arrays with a row for each query -
         queries.append(dict(desc_id=ids[row], desc=texts[row], predictions=entries))
     return queries
 
-# %% ../../nbs/api/35a_predictions.ipynb #a427959f
+# %% ../../nbs/api/35a_predictions.ipynb #52a9b003
 def write_predictions(
     path, # .json or .json.gz
     rankings:dict, # task -> arrays with a row for each query, `video` counting through `videos`
