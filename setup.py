@@ -14,6 +14,6 @@ setup(
     license='Apache-2.0', python_requires='>=' + cfg['min_python'],
     long_description=open('README.md', encoding='utf-8').read(), long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_path'] + '*']),
-    package_data={f"{cfg['lib_path']}.worlds": ['*_lexicon.json']},
+    package_data={'': ['*.json']},
     install_requires=f"{cfg['requirements']} {cfg['pip_requirements']}".split(), extras_require=extras,
     entry_points={'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]}, zip_safe=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import atomic, check, choose, config_hash, content_hash, override, threads, versions
+from ..core import atomic, check, choose, config_hash, content_hash, override, threads
 from ..features import FeatureStore
 from ..finder import MomentFinder, finder_of
 from ..model_folder import read_config
@@ -385,7 +385,7 @@ def train(
     sizes = system.preset(preset).changed(epochs=epochs)
     corpus, content = system.open(sizes, data), system.content(data)
     run = system.follow(corpus, sizes, seed, **system.folders(out, content, sizes))
-    about = dict(system=name, preset=preset, seed=seed, data=content or 'generated', versions=versions())
+    about = dict(system=name, sizes=preset, seed=seed, data=content or 'generated')
     return system.product(run, sizes, **about)
 
 # %% ../../nbs/api/62_systems.ipynb #98b8604d
