@@ -192,7 +192,7 @@ def result(self:Run,
     with atomic(folder/'config.json') as p: p.write_text(json.dumps(self.described(), indent=1), encoding='utf-8')
     more = {n: getattr(self, n) for n in ('samples', 'consolidation') if getattr(self, n) is not None}
     training = system.follow(corpus, sizes, self.seed, **more, **system.folders(folder, content, sizes, out))
-    about = dict(system=self.system, sizes=self.preset, seed=self.seed, run=self.name, data=content or 'generated')
+    about = dict(system=self.system, preset=self.preset, seed=self.seed, run=self.name, data=content or 'generated')
     product = system.product(training, sizes, **about)
     with threads(sizes.threads): scores, lines = system.judge(product, training, sizes, folder, only)
     rows = pd.concat([self.tidy(some, split) for split, some in lines.items()], ignore_index=True)

@@ -96,11 +96,12 @@ class Summarizing(System):
         shared = Path(shared or out)/'teachers'/content
         return dict(out=out, shared=shared)
 
-    def product(self, run, preset, **provenance)->VideoSummarizer:
+    def product(self, training, sizes, **provenance)->VideoSummarizer:
         "The trained system as a summarizer."
-        contract = getattr(run.corpus.features, 'contract', None)
-        sizes = preset.max_text, preset.max_video
-        return summarizer_of(run.trained, run.language, preset.decoding, *sizes, contract, **provenance)
+        contract = getattr(training.corpus.features, 'contract', None)
+        lengths = sizes.max_text, sizes.max_video
+        language, trained = training.language, training.trained
+        return summarizer_of(trained, language, sizes.decoding, *lengths, contract, **provenance)
 
     def judge(self, product, run, preset, folder, only=None)->tuple: # (`SummaryScores`, split -> lines)
         "Summarise and score test videos and some training videos; the test summaries are kept."
@@ -151,9 +152,10 @@ class Retrieving(System):
         name = config_hash(content, preset.world, preset.rule)
         return dict(data_name=name, shared=None if out is None else Path(shared or out)/'models')
 
-    def product(self, run, preset, **provenance)->MomentFinder:
+    def product(self, training, sizes, **provenance)->MomentFinder:
         "The trained system as a finder."
-        return finder_of(run.trained.networks, run.corpus, run.trained.search, **provenance)
+        trained = training.trained
+        return finder_of(trained.networks, training.corpus, trained.search, **provenance)
 
     def judge(self, product, run, preset, folder, only=None)->tuple: # (`MomentScores`, split -> lines)
         "Answer and score all queries; the ranks of right answers are kept."
@@ -385,7 +387,7 @@ def train(
     sizes = system.preset(preset).changed(epochs=epochs)
     corpus, content = system.open(sizes, data), system.content(data)
     run = system.follow(corpus, sizes, seed, **system.folders(out, content, sizes))
-    about = dict(system=name, sizes=preset, seed=seed, data=content or 'generated')
+    about = dict(system=name, preset=preset, seed=seed, data=content or 'generated')
     return system.product(run, sizes, **about)
 
 # %% ../../nbs/api/62_systems.ipynb #98b8604d
