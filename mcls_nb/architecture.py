@@ -6,7 +6,7 @@
 __all__ = ['INK', 'SOFT', 'CARD', 'HUES', 'COLUMNS', 'svg_text', 'svg_rect', 'svg_group', 'Box', 'Arrow', 'Architecture', 'boxes',
            'arrows', 'legend', 'architecture_svg']
 
-# %% ../nbs/api/74_architecture.ipynb #e78720cb
+# %% ../nbs/api/74_architecture.ipynb #3765ed18
 import html, re
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from .core import check, one_of
 
-# %% ../nbs/api/74_architecture.ipynb #ea79f269
+# %% ../nbs/api/74_architecture.ipynb #f3e1d2be
 INK, SOFT, CARD = '#1f2933', '#5f6b7a', '#fbfaf6' # words, small words, what all lies on
 HUES = { # what flows -> (line, fill)
     'text': ('#0072B2', '#e4f0f8'), 'video': ('#D98200', '#fdf1d8'),
@@ -22,11 +22,12 @@ HUES = { # what flows -> (line, fill)
 
 # %% ../nbs/api/74_architecture.ipynb #e8f0de1a
 def svg_text(
-    x, y, # where the words begin, end or have their middle; their baseline
+    x:float, # where the words begin, end or have their middle
+    y:float, # their baseline
     words:str, # C_X becomes C with a small X below the line
-    size:int=12,
-    weight:int=400,
-    fill:str=INK,
+    size:int=12, # in pixels
+    weight:int=400, # 400 is normal, 600 is bold
+    fill:str=INK, # colour
     anchor:str='start', # 'start', 'middle' or 'end'
 )->str:
     "Words, with subscripts as papers write them."
@@ -41,12 +42,14 @@ def svg_text(
     look = f'font-size="{size}" font-weight="{weight}" fill="{fill}" text-anchor="{anchor}"'
     return f'<text x="{x:g}" y="{y:g}" {look}>{"".join(spans)}</text>'
 
-# %% ../nbs/api/74_architecture.ipynb #b9af30d2
+# %% ../nbs/api/74_architecture.ipynb #0f83bab2
 def svg_rect(
-    x, y, # upper left corner
-    w, h, # width and height
-    fill:str,
-    stroke:str,
+    x:float, # left edge
+    y:float, # upper edge
+    w:float, # width
+    h:float, # height
+    fill:str, # colour inside
+    stroke:str, # colour of the line
     radius:int=7, # of the corners
     extra:str='', # further attributes, after a blank
 )->str:
@@ -54,7 +57,7 @@ def svg_rect(
     box = f'x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="{radius}"'
     return f'<rect {box} fill="{fill}" stroke="{stroke}"{extra}/>'
 
-# %% ../nbs/api/74_architecture.ipynb #799679e6
+# %% ../nbs/api/74_architecture.ipynb #106d6c1d
 def svg_group(
     kind:str, # class of the group
     on:bool, # whether the system has this part
@@ -68,13 +71,13 @@ def svg_group(
 class Box(NamedTuple):
     "A part of the system: a title, what it does, and its equation in the paper."
     x:int # of the centre
-    y:int
-    w:int # width and height
-    h:int
+    y:int # of the centre
+    w:int # width
+    h:int # height
     hue:str # what flows through it
-    title:str
-    caption:str = ''
-    equation:str = ''
+    title:str # its name
+    caption:str = '' # what it does
+    equation:str = '' # number in the paper
     on:bool = True # whether the system has it
 
     def svg(self)->str:
@@ -111,7 +114,7 @@ class Arrow(NamedTuple):
         return svg_group('arrow', self.on, [f'<polyline points="{line}" {look}/>',
                                             f'<polygon points="{head}" fill="{colour}"/>'])
 
-# %% ../nbs/api/74_architecture.ipynb #7dd127b0
+# %% ../nbs/api/74_architecture.ipynb #e0e2e645
 class Architecture(NamedTuple):
     "What a system consists of."
     layers:int = 4 # of the encoder and of the decoder
@@ -137,7 +140,7 @@ class Architecture(NamedTuple):
         if self.text and self.video: return 'transcript and video'
         return 'the transcript alone' if self.text else 'the video alone'
 
-# %% ../nbs/api/74_architecture.ipynb #b662db4a
+# %% ../nbs/api/74_architecture.ipynb #9cb61b51
 COLUMNS = dict(encoder=190, video=500, decoder=795) # the middle of each, from the left
 
 # %% ../nbs/api/74_architecture.ipynb #0e6667fb
@@ -169,7 +172,7 @@ def _decoder_boxes(a): # from the next word down to the summary so far
         Box(d, 482, 240, 48, 'plain', 'Masked self-attention', 'to the summary so far'),
         Box(d, 556, 240, 46, 'plain', 'Summary so far', 'words of the target language')]
 
-# %% ../nbs/api/74_architecture.ipynb #508f79eb
+# %% ../nbs/api/74_architecture.ipynb #5396d8d4
 def _encoder_arrows(a): # down the encoder, and from the video into both fusions
     e, v = COLUMNS['encoder'], COLUMNS['video']
     hue = 'both' if a.encoder_fusion else 'text' if a.text else 'video'
@@ -198,7 +201,7 @@ def _decoder_arrows(a): # up the decoder, with the residual connections
         Arrow(((d, 266), (d, 238)), 'both', on), Arrow(((d, 190), (d, 152)), 'both', on),
         Arrow(((d, 116), (d, 67)))]
 
-# %% ../nbs/api/74_architecture.ipynb #006f7889
+# %% ../nbs/api/74_architecture.ipynb #ba28484c
 def boxes(
     a:Architecture, # what there is
 )->list: # of `Box`

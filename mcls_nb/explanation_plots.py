@@ -7,7 +7,7 @@ __all__ = ['STREAMS', 'are_numbers', 'position_names', 'labelled_positions', 'wo
            'attention_fig', 'gate_range', 'video_traces', 'gate_fig', 'check_span', 'span_shapes', 'check_curves',
            'moment_curve_fig', 'same_moments', 'ranking_fig', 'share_fig']
 
-# %% ../nbs/api/73_explanation_plots.ipynb #099ad8a7
+# %% ../nbs/api/73_explanation_plots.ipynb #9efbd344
 import textwrap
 
 import numpy as np
@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 from .core import check
 from .plots import GREY, PALETTE, TEMPLATE, escaped
 
-# %% ../nbs/api/73_explanation_plots.ipynb #665c0dd7
+# %% ../nbs/api/73_explanation_plots.ipynb #1bf20e34
 def are_numbers(
     labels, # of the positions along an axis
 )->bool:
@@ -48,7 +48,7 @@ def labelled_positions(
         if all(abs(i - j) >= gap for j in kept): kept.append(i)
     return sorted(kept)
 
-# %% ../nbs/api/73_explanation_plots.ipynb #1519c236
+# %% ../nbs/api/73_explanation_plots.ipynb #95328b86
 def word_axis(
     labels, # n words, or numbers
     title:str, # of the axis
@@ -98,7 +98,7 @@ def attention_fig(
     weights, # n m, each >= 0
     rows, # n words (or numbers) that look
     columns, # m words that are looked at, or numbers, e.g. seconds
-    title:str='Attention',
+    title:str='Attention', # above the figure
     row_title:str='summary word', # what a row is
     column_title:str='transcript word', # what a column is, with its unit
     window:int=None, # neighbouring columns to open on, those with most weight; None = all
@@ -134,7 +134,7 @@ def gate_range(
           'gate_fig', 'pass the gate after its sigmoid')
     return gate.mean(1), *np.quantile(gate, [.1, .9], axis=1)
 
-# %% ../nbs/api/73_explanation_plots.ipynb #8c3623d1
+# %% ../nbs/api/73_explanation_plots.ipynb #10293238
 def video_traces(
     attention, # s v, where each transcript word looked
     span:float=None, # seconds that a video row covers; None = count rows
@@ -158,7 +158,7 @@ def gate_fig(
     attention, # s v, where each transcript word looked, >= 0
     words, # s transcript words
     span:float=None, # seconds that a video row covers; None = count rows
-    title:str='What the forget gate lets through',
+    title:str='What the forget gate lets through', # above the figure
 )->go.Figure:
     "Above, how far the gate is open for each word; below, how much attention each row received."
     mean, low, high = gate_range(gate, len(words))
@@ -179,7 +179,7 @@ def gate_fig(
     fig.update_yaxes(title_text='mean attention', rangemode='tozero', row=2, col=1)
     return fig
 
-# %% ../nbs/api/73_explanation_plots.ipynb #1684f268
+# %% ../nbs/api/73_explanation_plots.ipynb #1bf24c16
 STREAMS = dict( # both streams look the same in all figures
     frames=dict(color=PALETTE[0], dash='solid'),
     subtitles=dict(color=PALETTE[1], dash='dot'))
@@ -196,7 +196,7 @@ def check_span(
           f'{span!r} is not a start and a later end', where, 'give seconds, e.g. (3., 7.5)')
     return start, end
 
-# %% ../nbs/api/73_explanation_plots.ipynb #0b55c764
+# %% ../nbs/api/73_explanation_plots.ipynb #6e4f831d
 def span_shapes(
     predicted=None, # (start, end) in seconds; None is hidden
     truth=None, # (start, end) in seconds; None is hidden
@@ -273,7 +273,7 @@ def moment_curve_fig(
     texts=(), # l, what is said in each clip
     clip:float=1.5, # seconds of a clip
     shift:int=0, # clips that are added to an end, see `retrieve.data.SpanRule`
-    title:str='Where in the video',
+    title:str='Where in the video', # above the figure
 )->go.Figure:
     "Both streams along a video, their mean, and where the moment begins and ends."
     curves, cosines = check_curves(curves, start, end, cosines, texts)
@@ -309,7 +309,7 @@ def same_moments(
     iou = np.where(over > 0, over / np.maximum(whole, 1e-9), 0.)
     return (a.video.to_numpy()[:, None] == b.video.to_numpy()[None]) & (iou >= least)
 
-# %% ../nbs/api/73_explanation_plots.ipynb #0607777e
+# %% ../nbs/api/73_explanation_plots.ipynb #44d750e6
 def _answer_trace(table, column, right, name): # the dots and labels of one language
     side, pad = 'right' if column else 'left', '\u2002'
     answers = zip(table.video, table.start, table.end)
@@ -336,7 +336,7 @@ def ranking_fig(
     chosen=None, # (language, row) that is looked at
     names=None, # language -> title of its column
     same:float=.5, # IoU from which two answers are one moment
-    title:str='What was found',
+    title:str='What was found', # above the figure
 )->go.Figure:
     "Ranked moments of two languages beside each other, the same moment joined by a line."
     n, needed, tables = len(rankings), ('video', 'start', 'end', 'score'), list(rankings.values())
@@ -367,8 +367,8 @@ def ranking_fig(
 # %% ../nbs/api/73_explanation_plots.ipynb #807dc1e7
 def share_fig(
     parts:dict, # name of a part -> its amount from frames and from subtitles
-    title:str='Why this score',
-    x_title:str='above the average (logarithm of the score)',
+    title:str='Why this score', # above the figure
+    x_title:str='above the average (logarithm of the score)', # of an amount
 )->go.Figure:
     "How much each stream adds to each part of a score."
     amounts = np.array(list(parts.values()), float)

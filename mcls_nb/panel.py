@@ -69,7 +69,7 @@ class LiveFigure(go.FigureWidget):
 
     @staticmethod
     def plain(
-        fig:go.Figure,
+        fig:go.Figure, # not a live one
     )->dict:
         "Traces and layout as dicts, with arrays as they are."
         return dict(data=[t.to_plotly_json() for t in fig.data], layout=fig.layout.to_plotly_json())
@@ -82,7 +82,7 @@ class LiveFigure(go.FigureWidget):
         "Send plotly's program to a page that asks for it."
         if name == 'plotly': self.send('plotly', [str(self._program).encode()])
 
-# %% ../nbs/api/75_panel.ipynb #546e3228
+# %% ../nbs/api/75_panel.ipynb #00a50272
 @patch
 def redraw(self:LiveFigure,
     fig:go.Figure, # with as many traces as the first one
@@ -105,16 +105,16 @@ def _look(**layout): # of a control
     layout = ipywidgets.Layout(max_width='98%', **layout)
     return dict(layout=layout, style=dict(description_width='5.5em'))
 
-# %% ../nbs/api/75_panel.ipynb #cdc0f262
+# %% ../nbs/api/75_panel.ipynb #9bf0bba4
 def choice_slider(
     name:str, # what stands beside it
-    width:str='24em',
+    width:str='24em', # of the whole
 )->ipywidgets.SelectionSlider:
     "A slider over choices that are still to be offered."
     return ipywidgets.SelectionSlider(
         options=[('none', '')], description=name, continuous_update=False, **_look(width=width))
 
-# %% ../nbs/api/75_panel.ipynb #4b3d6ef2
+# %% ../nbs/api/75_panel.ipynb #e8c6e67c
 def number_slider(
     name:str, # what stands beside it
     value:int, # to begin with
@@ -124,7 +124,7 @@ def number_slider(
     look = _look(width='44em')
     return ipywidgets.IntSlider(value, 0, n - 1, description=name, continuous_update=False, **look)
 
-# %% ../nbs/api/75_panel.ipynb #12d93b6f
+# %% ../nbs/api/75_panel.ipynb #822c2670
 def button_row(
     name:str, # what stands beside it
     options=(), # what there is to choose; may be offered later
@@ -134,7 +134,7 @@ def button_row(
     look['style'] |= dict(button_width='auto')
     return ipywidgets.ToggleButtons(options=list(options), description=name, **look)
 
-# %% ../nbs/api/75_panel.ipynb #c5b75453
+# %% ../nbs/api/75_panel.ipynb #1a36b0c3
 def text_box(
     name:str, # what stands beside it
     hint:str='', # what stands in it while it is empty
@@ -143,7 +143,7 @@ def text_box(
     return ipywidgets.Text(
         description=name, continuous_update=False, placeholder=hint, **_look(width='44em'))
 
-# %% ../nbs/api/75_panel.ipynb #c9410344
+# %% ../nbs/api/75_panel.ipynb #e5053637
 def offer(
     control, # with `options` and a `value`
     options, # values, or (label, value)

@@ -41,7 +41,7 @@ TEMPLATE = go.layout.Template( # the look of every figure
         colorscale=list(sequential.Cividis),
         colorbar=dict(outlinewidth=0, thickness=12, ticks='outside', tickcolor=GREY))]))
 
-# %% ../nbs/api/72_plots.ipynb #7b1a4488
+# %% ../nbs/api/72_plots.ipynb #ea1f53e0
 SIDE_LEGEND = dict(orientation='v', x=1.01, y=1, yanchor='top')
 
 # %% ../nbs/api/72_plots.ipynb #4799dfaf
@@ -67,7 +67,7 @@ def check_table(
     check(len(table), 'the table is empty', where, 'pass at least one row')
     return table
 
-# %% ../nbs/api/72_plots.ipynb #7cac6f94
+# %% ../nbs/api/72_plots.ipynb #f6dc53b9
 def first_best(
     values, # one for each epoch; a NaN was not measured
     lower:bool=False, # whether lower is better
@@ -108,7 +108,7 @@ def curve_fig(
     history, # DataFrame with the columns `x`, split, metric, value, e.g. `History.frame`
     metrics=('loss',), # one panel each: names, or {name: title of its axis, with the unit}
     x:str='epoch', # 'epoch' or 'step'
-    title:str='Training',
+    title:str='Training', # above the figure
     lower=('loss',), # metrics that are better when lower
 )->go.Figure:
     "Training and validation over time, the best validation marked."
@@ -142,7 +142,7 @@ def limit_trace(
         mode='lines', name=name, legendgroup=name, line=dict(color=GREY, dash=dash, width=1.5),
         hovertemplate=f'{name}: %{{x:.4g}}<extra></extra>')
 
-# %% ../nbs/api/72_plots.ipynb #69f7f093
+# %% ../nbs/api/72_plots.ipynb #c09debf1
 def _score_traces(part, at): # one panel: its limits, and dots with bars; label -> row
     y = part.label.map(at).to_numpy()
     for name, dash in (('floor', 'dot'), ('ceiling', 'dash')):
@@ -178,7 +178,7 @@ def check_scores(
 # %% ../nbs/api/72_plots.ipynb #eabd95e1
 def score_fig(
     table, # DataFrame: label, value, low, high; metric, floor, ceiling if known; NaN draws nothing
-    title:str='Scores, with 95 % intervals',
+    title:str='Scores, with 95 % intervals', # above the figure
 )->go.Figure:
     "Dots with interval bars for each system (rows) and metric (panels), between floor and ceiling."
     table = check_scores(table)
@@ -199,7 +199,7 @@ def score_fig(
     names = [escaped(l) for l in at]
     return fig.update_yaxes(tickvals=list(at.values()), ticktext=names, col=1)
 
-# %% ../nbs/api/72_plots.ipynb #0d5b3e07
+# %% ../nbs/api/72_plots.ipynb #90c8fefe
 SYMBOLS = ('circle', 'square', 'diamond', 'triangle-up', 'cross', 'x') # of systems
 DASHES = ('dot', 'dash', 'dashdot', 'longdash', 'longdashdot') # of references
 
@@ -227,7 +227,7 @@ def sweep_traces(
         customdata=np.stack([low, high], 1),
         hovertemplate=f'{escaped(name)}<br>%{{x}} samples: %{{y:.4g}} {interval}<extra></extra>')
 
-# %% ../nbs/api/72_plots.ipynb #33204cfd
+# %% ../nbs/api/72_plots.ipynb #439f87a5
 def reference_traces(
     references, # DataFrame with the columns row, value: models on all samples
     systems:list, # names with a colour of their own
@@ -247,7 +247,7 @@ def reference_traces(
 def sweep_fig(
     table, # DataFrame with the columns system, samples, value, low, high
     references=None, # DataFrame with the columns row, value: models on all samples
-    title:str='Cross-lingual samples and quality',
+    title:str='Cross-lingual samples and quality', # above the figure
     y_title:str='ROUGE-L', # what a value is
 )->go.Figure:
     "A line with its band for each system over the number of samples, a dotted one per reference."
@@ -275,7 +275,7 @@ def sweep_fig(
 # %% ../nbs/api/72_plots.ipynb #dc647b25
 def table_fig(
     table, # DataFrame of numbers; a NaN stays empty
-    title:str='',
+    title:str='', # above the figure
     unit:str='', # of the numbers, beside the colours
     digits:int=1, # after the point
 )->go.Figure:

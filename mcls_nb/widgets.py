@@ -62,10 +62,10 @@ def _framed(fig, row): # the row of the word that looks
     return fig.add_shape(type='rect', xref='paper', x0=0, x1=1, y0=row - .5, y1=row + .5,
                          line=dict(color='#D55E00', width=2))
 
-# %% ../nbs/api/76_widgets.ipynb #45c58d7d
+# %% ../nbs/api/76_widgets.ipynb #b4b032ad
 def words_fig(
     view, # of a sample, e.g. `explain.SummaryView`
-    layer:int,
+    layer:int, # of the decoder
     head, # its number, or 'mean'
     word:int, # position of the summary word to frame
     window:int, # transcript words in view
@@ -106,11 +106,11 @@ def links_html(
         lines.append(f'<div>{clause}: {view.span[0]:.1f}–{view.span[1]:.1f} s{true}</div>')
     return '<b>Where in the video</b>' + ''.join(lines)
 
-# %% ../nbs/api/76_widgets.ipynb #acf2ada7
+# %% ../nbs/api/76_widgets.ipynb #2100d530
 def moment_fig(
     view, # of a moment, e.g. `explain.MomentView`
     truth, # (start, end) of the true moment in seconds, or None
-    title:str,
+    title:str, # above the figure
 )->go.Figure:
     "Why a moment was found in its video."
     return moment_curve_fig(view.curves, view.start, view.end, view.span, truth, view.cosines,
