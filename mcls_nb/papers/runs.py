@@ -91,6 +91,7 @@ class Run:
     world: dict = field(default=None, hash=False)         # fields of the world that differ from the preset's
     consolidation: dict = field(default=None, hash=False) # fields of `Consolidation` that differ from the preset's
     rule: dict = field(default=None, hash=False)          # fields of `SpanRule` that differ from the preset's
+    network: dict = field(default=None, hash=False)       # fields of the network's configuration that differ
 
     def __post_init__(self):
         self.of.preset(self.preset) # both are there
@@ -142,7 +143,7 @@ def config(self:Run)->dict: # dataclasses and plain values
     own = dict(seed=self.seed, samples=self.samples, smoke=self.smoke, consolidation=self.consolidation)
     content = self.of.content(self.data)
     if self.data: own['data'] = content
-    return dict(recipe=recipe_values(self.of.recipe), **self.of.decides(self.sizes), **own)
+    return dict(recipe=recipe_values(self.of.recipe), **self.of.decides(self.sizes, self.network or {}), **own)
 
 # %% ../../nbs/api/63_runs.ipynb #340de179
 @patch(as_prop=True)
@@ -182,18 +183,30 @@ def tidy(self:Run, lines:list, split:str)->pd.DataFrame:
 
 # %% ../../nbs/api/63_runs.ipynb #ed0cc398
 @patch
+def train(self:Run,
+    out='runs', # folder of all runs and of what they share
+)->tuple: # (`VideoSummarizer` or `MomentFinder`, `SummaryTraining` or `MomentTraining`)
+    "Train or go on training; what was trained is read."
+    sizes, corpus, system, content = self.sizes, self.open(), self.of, self.of.content(self.data)
+    folder = run_folder(Path(out)/self.name)
+    text = json.dumps(self.described(), indent=1)
+    with atomic(folder/'config.json') as p: p.write_text(text, encoding='utf-8')
+    own = {n: getattr(self, n) for n in ('samples', 'consolidation', 'network')}
+    own = {n: value for n, value in own.items() if value is not None}
+    folders = system.folders(folder, content, sizes, out)
+    training = system.follow(corpus, sizes, self.seed, **own, **folders)
+    about = dict(system=self.system, preset=self.preset, seed=self.seed, run=self.name)
+    return system.product(training, sizes, **about, data=content or 'generated'), training
+
+# %% ../../nbs/api/63_runs.ipynb #f045ab2b
+@patch
 def result(self:Run,
     out='runs', # folder of all runs and of what they share
     only=None, # metrics of summaries; the preset's by default
 )->Result:
     "Train or go on training, score, and write; what was trained is read."
-    sizes, corpus, system, content = self.sizes, self.open(), self.of, self.of.content(self.data)
-    folder = run_folder(Path(out)/self.name)
-    with atomic(folder/'config.json') as p: p.write_text(json.dumps(self.described(), indent=1), encoding='utf-8')
-    more = {n: getattr(self, n) for n in ('samples', 'consolidation') if getattr(self, n) is not None}
-    training = system.follow(corpus, sizes, self.seed, **more, **system.folders(folder, content, sizes, out))
-    about = dict(system=self.system, preset=self.preset, seed=self.seed, run=self.name, data=content or 'generated')
-    product = system.product(training, sizes, **about)
+    sizes, system, folder = self.sizes, self.of, Path(out)/self.name
+    product, training = self.train(out)
     with threads(sizes.threads): scores, lines = system.judge(product, training, sizes, folder, only)
     rows = pd.concat([self.tidy(some, split) for split, some in lines.items()], ignore_index=True)
     product.provenance['scores'] = main_scores(rows)

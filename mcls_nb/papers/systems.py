@@ -51,6 +51,10 @@ class System:
         "The preset of that name."
         return choose(self.presets, name, 'preset')
 
+    def config(self, preset, **changes): # fields to change; a configuration
+        "The network's configuration."
+        return override(self.network(preset), **changes)
+
     def content(self, data)->str: # '' for a generated world
         "A hash of the files that the system reads."
         return content_hash(data, *self.reads) if data else ''
@@ -75,20 +79,22 @@ class Summarizing(System):
         few = {s: r[:16] for s, r in corpus.splits.items()}
         return replace(corpus, splits=few) if smoke else corpus
 
-    def decides(self, preset)->dict: # plain values and dataclasses
-        "What of a preset decides the system's numbers."
+    def decides(self, preset, network={})->dict: # plain values and dataclasses
+        "What of a preset decides the system's numbers; `network`: fields of its configuration."
         names = ('world', 'fits', 'decoding', 'max_text', 'max_video', 'target_text')
         translates = self.recipe in (summaries.pipeline, summaries.translated_pretraining)
         translator = dict(translator=preset.transformer) if translates else {}
-        return dict(network=self.network(preset), **{n: getattr(preset, n) for n in names}, **translator)
+        sizes = {n: getattr(preset, n) for n in names}
+        return dict(network=self.config(preset, **network), **sizes, **translator)
 
-    def training(self, corpus, preset, seed=0, samples=None, out=None, shared=None)->SummaryTraining:
+    def training(self, corpus, preset, seed=0, samples=None, network={}, out=None, shared=None)->SummaryTraining:
         "What the recipe works with."
         fits, translator = preset.fits.with_(seed=seed), replace(preset.transformer, reads='text')
         sizes = preset.max_text, preset.max_video, preset.target_text
         language = source_language(corpus)
-        return SummaryTraining(corpus, self.network(preset), fits, language, seed, samples, *sizes,
-                               translator, out, shared)
+        config = self.config(preset, **network)
+        return SummaryTraining(corpus, config, fits, language, seed, samples, *sizes, translator, out,
+                               shared)
 
     def folders(self, out, content:str, preset, shared=None)->dict: # arguments of `training`
         "Where checkpoints lie: the run's own, and teachers that runs share."
@@ -132,20 +138,20 @@ class Retrieving(System):
         corpus = replace(corpus, rule=preset.rule)
         return first_videos(corpus, 12) if smoke else corpus
 
-    def decides(self, preset)->dict: # plain values and dataclasses
-        "What of a preset decides the system's numbers."
+    def decides(self, preset, network={})->dict: # plain values and dataclasses
+        "What of a preset decides the system's numbers; `network`: fields of its configuration."
         common = dict(world=preset.world, rule=preset.rule, alpha=preset.alpha)
         if names := getattr(self.recipe, 'keywords', {}).get('networks'):
             return dict(common, baselines={n: preset.baselines[n] for n in names})
-        return dict(common, network=self.network(preset), training=preset.training)
+        return dict(common, network=self.config(preset, **network), training=preset.training)
 
-    def training(self, corpus, preset, seed=0, consolidation={}, data_name='', shared=None)->MomentTraining:
+    def training(self, corpus, preset, seed=0, consolidation={}, network={}, data_name='', shared=None)->MomentTraining:
         "What the recipe works with."
         cfg = preset.training
         cfg = replace(cfg, consolidation=override(cfg.consolidation, **consolidation))
         search = SearchConfig(preset.rule, preset.alpha, cfg.loss.merge)
-        network = self.network(preset)
-        return MomentTraining(corpus, network, cfg, search, preset.baselines, seed, data_name, shared)
+        config = self.config(preset, **network)
+        return MomentTraining(corpus, config, cfg, search, preset.baselines, seed, data_name, shared)
 
     def folders(self, out, content:str, preset, shared=None)->dict: # arguments of `training`
         "Where networks lie, which runs share, and what the data is called there."
