@@ -296,7 +296,7 @@ class DecoderLayer(nn.Module):
         mask = causal_mask(x.shape[1], words.k.shape[2], x.device)
         return self.self_attention(x, words, mask)[0]
 
-# %% ../nbs/api/05_transformer.ipynb #043df241
+# %% ../nbs/api/05_transformer.ipynb #e15cd8db
 @patch
 def forward(self:DecoderLayer,
     x, # (b n) t d; n sequences share a source
@@ -304,6 +304,7 @@ def forward(self:DecoderLayer,
     cache:Cache=None, # keys and values of earlier words; without it x holds all words
     need_weights:bool=False, # also return where it looked
 ): # ((b n) t d, (b n) h t s: weights at the source or None, those of fusion or merge or None)
+    "The stream after this layer, and on request where it looked."
     before, after = self.style.before, self.style.after
     x = after(self.norm_self, x + self.drop(self.look_back(before(self.norm_self, x), cache)))
     mask = None if source.mask is None else source.mask[:, None, None] # b s -> b 1 1 s
