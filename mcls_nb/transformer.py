@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 
 from .attention import Cache, KeyValues, MultiHeadAttention
@@ -295,20 +296,23 @@ class DecoderLayer(nn.Module):
         mask = causal_mask(x.shape[1], words.k.shape[2], x.device)
         return self.self_attention(x, words, mask)[0]
 
-    def forward(self,
-        x, # (b n) t d; n sequences share a source
-        source:Source, # of b samples
-        cache:Cache=None, # keys and values of earlier words; without it x holds all words
-        need_weights:bool=False, # also return where it looked
-    ): # ((b n) t d, (b n) h t s: weights at the source or None, those of fusion or merge or None)
-        before, after = self.style.before, self.style.after
-        x = after(self.norm_self, x + self.drop(self.look_back(before(self.norm_self, x), cache)))
-        mask = None if source.mask is None else source.mask[:, None, None] # b s -> b 1 1 s
-        asked = before(self.norm_cross, x)
-        answer, at_text = self.cross_attention(asked, source.text, mask, need_weights)
-        y, at_video = self.drop(answer), None
-        if self.merge is not None: y, at_video = self.merge(asked, y, source.extra, need_weights)
-        x = after(self.norm_cross, x + y)
-        if self.fusion is not None: x, at_video = self.fusion(x, source.extra, need_weights)
-        x = x + self.drop(self.ffn(before(self.norm_ffn, x)))
-        return self.norm_ffn(x) if self.closed else x, at_text, at_video
+# %% ../nbs/api/05_transformer.ipynb #e15cd8db
+@patch
+def forward(self:DecoderLayer,
+    x, # (b n) t d; n sequences share a source
+    source:Source, # of b samples
+    cache:Cache=None, # keys and values of earlier words; without it x holds all words
+    need_weights:bool=False, # also return where it looked
+): # ((b n) t d, (b n) h t s: weights at the source or None, those of fusion or merge or None)
+    "The stream after this layer, and on request where it looked."
+    before, after = self.style.before, self.style.after
+    x = after(self.norm_self, x + self.drop(self.look_back(before(self.norm_self, x), cache)))
+    mask = None if source.mask is None else source.mask[:, None, None] # b s -> b 1 1 s
+    asked = before(self.norm_cross, x)
+    answer, at_text = self.cross_attention(asked, source.text, mask, need_weights)
+    y, at_video = self.drop(answer), None
+    if self.merge is not None: y, at_video = self.merge(asked, y, source.extra, need_weights)
+    x = after(self.norm_cross, x + y)
+    if self.fusion is not None: x, at_video = self.fusion(x, source.extra, need_weights)
+    x = x + self.drop(self.ffn(before(self.norm_ffn, x)))
+    return self.norm_ffn(x) if self.closed else x, at_text, at_video

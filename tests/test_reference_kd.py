@@ -1,6 +1,8 @@
-"""Parity of distillation with arrays made by the released MCLS code (tests/fixtures/mcls), float32 to 1e-5 and float64 to 1e-9.
+"""Parity of distillation with arrays made by the released MCLS code (tests/fixtures/mcls), float32
+to 1e-5 and float64 to 1e-9.
 
-Cases: A the English side is longer, B it is shorter, C equal lengths without padding. The released code counts padding as steps."""
+Cases: A the English side is longer, B it is shorter, C equal lengths without padding. The released
+code counts padding as steps."""
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,21 +11,26 @@ from mcls_nb.distill import align_pool, kd_loss, kd_sum, soft_dtw, soft_dtw_cost
 from mcls_nb.summarize.models import Reader, SummarizerConfig, convert_reference
 from test_reference import equal, load, part, precise
 
-LAYERS = {'e_apd_encoder_kd': 2, 'e_apdv_vocab_kd': 0, 'f_lawd_encoder': 2, 'f_lawdv_vocab': 0} # encoder layers that are compared
-pooled, warped = (pytest.mark.parametrize('name', [n for n in LAYERS if n[0] == kind]) for kind in 'ef')
+LAYERS = { # encoder layers that are compared
+    'e_apd_encoder_kd': 2, 'e_apdv_vocab_kd': 0, 'f_lawd_encoder': 2, 'f_lawdv_vocab': 0}
+pooled, warped = (pytest.mark.parametrize('name', [n for n in LAYERS if n[0] == kind])
+                  for kind in 'ef')
 cases = pytest.mark.parametrize('case', 'ABC')
 
 
-def ours(arrays): return {k.removeprefix('reader.'): v for k, v in convert_reference(arrays).items()}
+def ours(arrays):
+    "Released parameters of an encoder under the names that they have in a `Reader`."
+    return {k.removeprefix('reader.'): v for k, v in convert_reference(arrays).items()}
 
 def reader(z, side, layers, words):
     "The released `source_encoder` (Portuguese student) or `target_encoder` (English teacher)."
-    cfg = SummarizerConfig(source_words=words, reads='text', d=16, heads=2, ffn=32, encoder_layers=layers, max_text=32,
-                           dropout=0., attention_dropout=0., ffn_dropout=0.)
+    cfg = SummarizerConfig(source_words=words, reads='text', d=16, heads=2, ffn=32, max_text=32,
+                           encoder_layers=layers, dropout=0., attention_dropout=0., ffn_dropout=0.)
     params = ours({f'encoder.{k}': v for k, v in part(z, f'param.{side}_encoder.').items()})
     module = Reader(cfg).to(next(iter(params.values())).dtype)
     missing, unexpected = module.load_state_dict(params, strict=False)
-    assert set(missing) <= {'encoder.norm.weight', 'encoder.norm.bias'} and not unexpected # only LAWD after layers has a final norm
+    assert not unexpected # only LAWD after layers has a final norm:
+    assert set(missing) <= {'encoder.norm.weight', 'encoder.norm.bias'}
     return module
 
 def states(z, name, case, dtype):
@@ -35,7 +42,8 @@ def states(z, name, case, dtype):
         found += [module, module.encoder.norm(x) if name == 'f_lawd_encoder' else x, ids != 0]
     student, x, x_mask, _, y, y_mask = found
     equal(x.transpose(0, 1), q['out.student'])
-    assert (x_mask.sum(1) == q['in.pt_lengths']).all() and (y_mask.sum(1) == q['in.en_lengths']).all()
+    assert (x_mask.sum(1) == q['in.pt_lengths']).all()
+    assert (y_mask.sum(1) == q['in.en_lengths']).all()
     return student, x, y, x_mask, y_mask, q
 
 def check_gradients(student, q):
@@ -44,7 +52,7 @@ def check_gradients(student, q):
     for name, g in grads.items(): equal(student.get_parameter(name).grad, g, name, scale)
 
 
-# (e) pooling ---------------------------------------------------------------------------------------------------------
+# (e) pooling -------------------------------------------------------------------------------------
 
 @precise
 @pooled
@@ -68,12 +76,15 @@ def test_pooled_on_valid_steps(name, case, dtype):
     assert count == 16 * q['in.pt_lengths'].sum()
     if case == 'C': equal(q['masked.loss'], q['out.loss']) # nothing is padded
     params = [p for n, p in student.named_parameters() if 'norm.' not in n or 'layers' in n]
-    naive = sum(F.smooth_l1_loss(x[i, a], F.adaptive_avg_pool1d(y[i, b].T, int(a.sum())).T, reduction='sum')
-                for i, (a, b) in enumerate(zip(x_mask, y_mask)))
-    for g, h in zip(*(torch.autograd.grad(v, params, retain_graph=True) for v in (total, naive))): equal(g, h.detach(), scale=100.)
+    naive = 0.
+    for i, (a, b) in enumerate(zip(x_mask, y_mask)):
+        alone = F.adaptive_avg_pool1d(y[i, b].T, int(a.sum())).T
+        naive = naive + F.smooth_l1_loss(x[i, a], alone, reduction='sum')
+    grads = [torch.autograd.grad(v, params, retain_graph=True) for v in (total, naive)]
+    for g, h in zip(*grads): equal(g, h.detach(), scale=100.)
 
 
-# (f) warping ---------------------------------------------------------------------------------------------------------
+# (f) warping -------------------------------------------------------------------------------------
 
 @precise
 @warped
@@ -85,7 +96,8 @@ def test_warped_as_released(name, case, dtype):
     equal(loss, q['out.loss'])
     loss.backward()
     check_gradients(student, q)
-    masked, alone = soft_dtw(x, y, 1., x_mask, y_mask), [soft_dtw(x[i:i+1, a], y[i:i+1, b]) for i, (a, b) in enumerate(zip(x_mask, y_mask))]
+    masked = soft_dtw(x, y, 1., x_mask, y_mask)
+    alone = [soft_dtw(x[i:i+1, a], y[i:i+1, b]) for i, (a, b) in enumerate(zip(x_mask, y_mask))]
     equal(masked, torch.cat(alone).detach())
     assert ((masked - q['out.cost']).abs() > .1).any() == (case != 'C')
 
@@ -101,5 +113,6 @@ def test_soft_dtw_alone(gamma, prefix, dtype):
     cost = soft_dtw(x, z['in.Y'], gamma)
     equal(cost, z[f'{prefix}out.cost'])
     equal(torch.autograd.grad(cost.mean(), x)[0], z[f'{prefix}out.grad_X_of_mean_cost'])
-    R, E = z[f'{prefix}out.R'], z[f'{prefix}out.grad_D']
-    for n, m in ((1, 1), (6, 1), (2, 4), (4, 5)): equal(soft_dtw_cost(D, gamma, [n] * 3, [m] * 3), R[:, n, m], f'{n} x {m}') # every corner
+    R = z[f'{prefix}out.R']
+    for n, m in ((1, 1), (6, 1), (2, 4), (4, 5)): # corners of smaller tables
+        equal(soft_dtw_cost(D, gamma, [n] * 3, [m] * 3), R[:, n, m], f'{n} x {m}')

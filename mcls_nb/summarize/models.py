@@ -37,7 +37,7 @@ class SummarizerConfig:
     decoder_fusion: bool = True # cascaded fusion or hierarchical attention; needs both
     cascaded_layers: str = 'first' # which decoder layers fuse: 'first' as released, or 'all'
     d: int = 512 # width
-    heads: int = 8
+    heads: int = 8 # attention heads
     ffn: int = 2048 # width of the feed-forward layers
     encoder_layers: int = 4
     decoder_layers: int = 4
@@ -70,7 +70,7 @@ class SummarizerConfig:
         "The network."
         return Summarizer(self)
 
-# %% ../../nbs/api/22_models.ipynb #c5cff5d6
+# %% ../../nbs/api/22_models.ipynb #8848be2b
 @patch
 def validate(self:SummarizerConfig):
     "Refuse what contradicts itself."
@@ -188,7 +188,7 @@ class Reader(nn.Module):
         "The mask that attention to or from video heeds."
         return mask if self.cfg.mask_video else None
 
-# %% ../../nbs/api/22_models.ipynb #7b717b01
+# %% ../../nbs/api/22_models.ipynb #81557543
 @patch
 def states(self:Reader,
     src, # b s ids
@@ -207,7 +207,7 @@ def frames(self:Reader,
         return self.drop(self.relu(self.project(self.places(video))))
     return self.drop(self.places(self.relu(self.project(video))))
 
-# %% ../../nbs/api/22_models.ipynb #af1aeb50
+# %% ../../nbs/api/22_models.ipynb #1d6fb205
 @patch
 def levels(self:Reader,
     src, # b s ids
@@ -223,7 +223,7 @@ def levels(self:Reader,
         levels = self.encoder.levels(self.frames(video), seen, keep)
     return [self.encoder.norm(x) for x in (levels[1:] if style.levels else levels[-1:])]
 
-# %% ../../nbs/api/22_models.ipynb #cf4dc4d0
+# %% ../../nbs/api/22_models.ipynb #f1283364
 @patch
 def forward(self:Reader,
     src, # b s ids
@@ -305,7 +305,7 @@ INITS = { # name -> what fills matrices, what fills tables of words and position
     'xavier': (nn.init.xavier_uniform_, lambda w: nn.init.normal_(w, std=w.shape[1] ** -.5)),
     'uniform': (_as_torch, _as_torch)}
 
-# %% ../../nbs/api/22_models.ipynb #e2fd77f6
+# %% ../../nbs/api/22_models.ipynb #e9187662
 def init_weights(
     module:nn.Module, # one of a network's modules, as `nn.Module.apply` hands them out
     init:str='kaiming', # one of `INITS`
@@ -338,7 +338,7 @@ class Summarizer(nn.Module):
         "What decoding word by word remembers: one empty `Cache` a decoder layer."
         return [Cache() for _ in self.writer.layers]
 
-# %% ../../nbs/api/22_models.ipynb #b71309f5
+# %% ../../nbs/api/22_models.ipynb #330e9b1e
 @patch
 def encode(self:Summarizer,
     src, # b s ids
@@ -358,7 +358,7 @@ def encode(self:Summarizer,
     sources = [layer.source(text, mask, video, seen) for layer, text in zip(layers, levels)]
     return Memory(texts[-1], mask, sources, fused)
 
-# %% ../../nbs/api/22_models.ipynb #462d4d74
+# %% ../../nbs/api/22_models.ipynb #e8ca1c15
 @patch
 def decode(self:Summarizer,
     tgt, # (b n) t ids, the first one end-of-sentence; n sequences share a source
@@ -438,7 +438,7 @@ FAIRSEQ_NAMES = [
     ('.query_proj.', '.q.'), ('.key_proj.', '.k.'), ('.value_proj.', '.v.'),
     ('.output_proj.', '.o.')]
 
-# %% ../../nbs/api/22_models.ipynb #46024462
+# %% ../../nbs/api/22_models.ipynb #f1337179
 BEAVER_NAMES = [
     ('encoder.embedding.embedding.', 'reader.embed.words.'), ('encoder.', 'reader.encoder.'),
     ('decoder.embedding.embedding.', 'writer.embed.words.'), ('decoder.', 'writer.'),
@@ -449,7 +449,7 @@ BEAVER_NAMES = [
     ('.feed_forward.linear_out.', '.ffn.down.'), ('.linear_q.', '.q.'), ('.linear_k.', '.k.'),
     ('.linear_v.', '.v.'), ('.final_linear.', '.o.')]
 
-# %% ../../nbs/api/22_models.ipynb #ba6b1edf
+# %% ../../nbs/api/22_models.ipynb #a6222a58
 DENSECAP_NAMES = [
     ('encoder.', 'reader.encoder.'), ('decoder.out.weight', 'writer.embed.words.weight'),
     ('decoder.out.', 'writer.'), ('decoder.', 'writer.'),

@@ -69,7 +69,7 @@ def validate(self:RNNConfig):
           f'a shared table needs one vocabulary, not {sizes[0]} and {sizes[1]} words',
           'RNNConfig', 'set share_words=False')
 
-# %% ../../nbs/api/23_rnn.ipynb #d6250eea
+# %% ../../nbs/api/23_rnn.ipynb #4cc3b81b
 @patch
 def check_sources(self:RNNConfig,
     src, # b s ids, or None
@@ -215,7 +215,7 @@ class ContextAttention(nn.Module):
 def gru_step(
     inputs, # b 3d, the cell's product with its input, bias included
     h, # b d
-    cell:nn.GRUCell,
+    cell:nn.GRUCell, # the cell
 ): # b d
     "A GRU's step from a product that was made beforehand."
     d = h.shape[1]
@@ -289,7 +289,7 @@ class RNNWriter(nn.Module):
         narrow = self.drop(self.narrow(states).tanh())
         return F.linear(narrow, self.embed.weight, self.bias)
 
-# %% ../../nbs/api/23_rnn.ipynb #5bf17aa7
+# %% ../../nbs/api/23_rnn.ipynb #c68d1213
 @patch
 def forward(self:RNNWriter,
     tgt, # (b n) t ids; n sequences share a source
@@ -367,7 +367,7 @@ class RNNSummarizer(nn.Module):
         out.logits = self.writer.logits(states)
         return out
 
-# %% ../../nbs/api/23_rnn.ipynb #49e1ea5c
+# %% ../../nbs/api/23_rnn.ipynb #6aa7f87c
 @patch
 def encode(self:RNNSummarizer,
     src, # b s ids
@@ -396,7 +396,7 @@ NMTPYTORCH_NAMES = {
     'dec.fusion.ctx_projs.': 'writer.weigh.contexts.', 'dec.fusion.mlp.': 'writer.weigh.score.',
     '.hid2ctx.': '.query.', '.ctx2ctx.': '.key.', '.ctx2hid.': '.value.', '.mlp.': '.score.'}
 
-# %% ../../nbs/api/23_rnn.ipynb #f68f37b0
+# %% ../../nbs/api/23_rnn.ipynb #746017cc
 VIDEO_ENCODER_NAMES = {'enc.enc.': 'reader.video.gru.', 'enc.emb.': 'reader.project.'}
 
 # %% ../../nbs/api/23_rnn.ipynb #169079aa
