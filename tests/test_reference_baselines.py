@@ -15,14 +15,9 @@ import torch.nn.functional as F
 from mcls_nb.core import config_hash, override, set_seed
 from mcls_nb.summarize.decoding import beam_search, look
 from mcls_nb.summarize.fusion import CrossFusion, HierarchicalFusion
-<<<<<<< HEAD
-from mcls_nb.summarize.models import MFFG, MT_DENSECAP, NCLS_BEAVER, SummarizerConfig, convert_reference, from_reference, summary_loss
-from mcls_nb.checkpoints import load_weights, save_checkpoint
-=======
 from mcls_nb.summarize.models import (MFFG, MT_DENSECAP, NCLS_BEAVER, SummarizerConfig,
                                       convert_reference, from_reference, summary_loss)
 from mcls_nb.checkpoints import load_weights, save_checkpoint
->>>>>>> h-net
 from mcls_nb.transformer import BEAVER, DENSECAP, Style
 
 FIXTURES = Path(__file__).parent/'fixtures'/'baselines'
