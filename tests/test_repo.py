@@ -1,5 +1,5 @@
-"Guards on the repository itself: one-way imports, notebooks and package in step, nothing stored that does not belong there."
-import ast, fnmatch, io, json, os, re, shutil, subprocess, sys, tokenize
+"Guards on the repository: imports flow one way, notebooks and package in step, code that can be read."
+import ast, io, json, os, re, shutil, subprocess, sys, tokenize
 from pathlib import Path
 
 import pytest
@@ -7,52 +7,33 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT/'mcls_nb'
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
-RUNS = [p for p in NOTEBOOKS if p.name.startswith('run_') or p.parent.name == 'apps'] # chosen by parameters, without code of their own
-MODULES = {'.'.join(p.relative_to(PACKAGE).with_suffix('').parts): p for p in sorted(PACKAGE.rglob('*.py')) if p.name[0] != '_'}
+API = [p for p in NOTEBOOKS if p.parent.name == 'api']
+RUNS = [p for p in NOTEBOOKS if p.name.startswith('run_') or p.parent.name == 'apps'] # parameters, no code of their own
+PYTHON = [p for folder in ('tests', 'tools') for p in sorted((ROOT/folder).glob('*.py'))] + [ROOT/'setup.py']
+FILES = [p for p in sorted(PACKAGE.rglob('*.py')) if p.name[0] != '_']
+MODULES = {'.'.join(p.relative_to(PACKAGE).with_suffix('').parts): p for p in FILES}
+PACKAGES = {'mcls_nb'} | {f'mcls_nb.{p.parent.name}' for p in PACKAGE.glob('*/__init__.py')}
+WITHOUT_TORCH = ('core', 'features', 'statistics', 'videos.media', 'plots', 'explanation_plots', 'architecture',
+                 'panel', 'widgets')
 COMMANDS = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} # nbdev_export does nothing while IN_TEST is set
 COMMANDS |= {'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}', 'PYTHONUTF8': '1'}
-
-# Who may import whom: the rooms in their order, each with the earlier rooms that it leans on (and, through them, with theirs).
-ROOMS = {
-    'core': '', 'text': 'core', 'features': 'core', 'batching': 'core', 'attention': 'batching',
-    'transformer': 'attention', 'statistics': 'core', 'checkpoints': 'core', 'training': 'checkpoints',
-    'distill': 'batching',
-    'runs': 'core statistics', 'worlds': 'core text features',
-    'summarize.data': 'text features batching', 'summarize.fusion': 'transformer',
-    'summarize.models': 'summarize.fusion', 'summarize.rnn': 'summarize.models',
-    'summarize.decoding': 'text summarize.models', 'summarize.metrics': 'statistics',
-    'summarize.recipes': 'training distill summarize.*',
-    'videos.media': 'core', 'videos.extractors': 'core text features videos.media',
-    'videos.pretrained': 'videos.extractors',
-    'retrieve.data': 'text features batching worlds videos.extractors', 'retrieve.scoring': 'batching',
-    'retrieve.encoders': 'transformer retrieve.scoring', 'retrieve.losses': 'retrieve.scoring',
-    'retrieve.c3': 'distill training retrieve.*', 'retrieve.index': 'retrieve.data retrieve.scoring',
-    'retrieve.predictions': 'retrieve.data', 'retrieve.metrics': 'retrieve.predictions',
-    'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
-    'summarize.rows': 'runs worlds training summarize.*', 'retrieve.rows': 'runs worlds training retrieve.*',
-    'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *',
-    'plots': 'core', 'explanation_plots': 'plots', 'architecture': 'core',
-    'panel': 'core', 'widgets': 'explanation_plots panel',
-    'videos.ingest': 'videos.extractors *'}
-WITHOUT_TORCH = (
-    'core', 'features', 'videos.media', 'plots', 'explanation_plots', 'architecture', 'panel',
-    'widgets')
-LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in WITHOUT_TORCH if m in MODULES]
 
 
 def cells(path): return json.loads(path.read_text('utf-8'))['cells']
 def source(cell): return ''.join(cell['source'])
+def code(path): return [c for c in cells(path) if c['cell_type'] == 'code']
 def code_of(cell): return re.sub(r'^\s*[%!].*$', '', source(cell), flags=re.M) # without magics, so that it parses
 def name_of(path): return str(path.relative_to(ROOT))
 
+def exported_to(path):
+    "The module that a notebook is exported to."
+    found = (re.match(r'#\|\s*default_exp\s+(\S+)', source(c)) for c in code(path))
+    return next((m[1] for m in found if m), None)
 
-# --- rooms
 
-def allowed(room):
-    "The earlier rooms that `room` may import, directly or through those that it leans on."
-    earlier, leans_on = list(ROOMS)[:list(ROOMS).index(room)], ROOMS[room].split()
-    direct = {r for r in earlier if any(fnmatch.fnmatch(r, pattern) for pattern in leans_on)}
-    return direct.union(*map(allowed, direct))
+# --- rooms: from the ground up, in the order of their notebooks
+
+ORDER = [m for m in map(exported_to, API) if m]
 
 def imported(text, module):
     "Our modules that a module's text imports, wherever in it."
@@ -61,8 +42,7 @@ def imported(text, module):
         elif isinstance(node, ast.ImportFrom):
             base = ('mcls_nb.' + module).split('.')[:-node.level] if node.level else []
             base = '.'.join(base + ([node.module] if node.module else []))
-            whole = base in ('mcls_nb', 'mcls_nb.summarize', 'mcls_nb.retrieve', 'mcls_nb.videos') # then modules are what is imported
-            names = [f'{base}.{a.name}' for a in node.names] if whole else [base]
+            names = [f'{base}.{a.name}' for a in node.names] if base in PACKAGES else [base] # modules, or names
         else: continue
         yield from (n.removeprefix('mcls_nb.') for n in names if n.startswith('mcls_nb'))
 
@@ -72,61 +52,110 @@ from .fusion import a
 from ..core import b
 from .. import plots
 from mcls_nb.retrieve import index
-def f(): from mcls_nb.worlds import c'''
-    assert set(imported(text, 'summarize.models')) == {'text', 'summarize.fusion', 'core', 'plots', 'retrieve.index', 'worlds'}
+def f(): from mcls_nb.worlds.tv import c'''
+    due = {'text', 'summarize.fusion', 'core', 'plots', 'retrieve.index', 'worlds.tv'}
+    assert set(imported(text, 'summarize.models')) == due
 
-def test_table_of_rooms_is_one_way():
-    for half, other in (('summarize.', 'retrieve.'), ('retrieve.', 'summarize.')):
-        for room in ROOMS: assert not room.startswith(half) or not any(r.startswith(other) for r in allowed(room))
-    assert allowed('attention') == {'batching', 'core'} and allowed('plots') == {'core'} and 'retrieve.index' in allowed('experiments')
-    assert 'retrieve.index' not in allowed('retrieve.c3') # a room never leans on a later one
+def test_every_room_has_one_notebook():
+    assert sorted(ORDER) == sorted(MODULES) and len(set(ORDER)) == len(ORDER)
 
 @pytest.mark.parametrize('module', MODULES)
 def test_imports_flow_one_way(module):
-    assert module in ROOMS, f'{module} is a new room: say in ROOMS what it may import'
-    found = set(imported(MODULES[module].read_text('utf-8'), module))
-    assert found <= allowed(module), f'{module} imports {sorted(found - allowed(module))}, but may import {sorted(allowed(module))} only'
+    used = set(imported(MODULES[module].read_text('utf-8'), module))
+    later = used - set(ORDER[:ORDER.index(module)])
+    assert not later, f'{module} imports {sorted(later)}, which does not stand before it'
+    half = module.split('.')[0]
+    other = dict(summarize='retrieve.', retrieve='summarize.').get(half)
+    assert not other or not [m for m in used if m.startswith(other)], 'summarize and retrieve know nothing of each other'
 
-@pytest.mark.parametrize('module', LIGHT)
+@pytest.mark.parametrize('module', WITHOUT_TORCH)
 def test_light_modules_do_without_torch(module):
-    code = f'import sys, {module}; print("torch" in sys.modules)'
-    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == 'False\n'
+    program = f'import sys, mcls_nb.{module}; print("torch" in sys.modules)'
+    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == 'False\n'
 
 
 # --- notebooks and what is made from them
 
 @pytest.fixture(scope='module')
 def remade(tmp_path_factory):
-    "A copy of the repository's source after exporting and cleaning."
+    "A copy of the repository's source after exporting, cleaning and linking."
     copy = tmp_path_factory.mktemp('copy')
     left_out = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints')
-    for name in ('nbs', 'mcls_nb'): shutil.copytree(ROOT/name, copy/name, ignore=left_out)
+    for name in ('nbs', 'mcls_nb', 'tools'): shutil.copytree(ROOT/name, copy/name, ignore=left_out)
     shutil.copy(ROOT/'settings.ini', copy)
-    for command in ('nbdev_export', 'nbdev_clean'): subprocess.run([command], cwd=copy, env=COMMANDS, check=True, capture_output=True)
+    for command in (['nbdev_export'], ['nbdev_clean'], [sys.executable, 'tools/links.py']):
+        subprocess.run(command, cwd=copy, env=COMMANDS, check=True, capture_output=True)
     return copy
 
 def test_exporting_and_cleaning_change_nothing(remade):
-    files = lambda root: {str(p.relative_to(root)): p.read_bytes() for folder in ('nbs', 'mcls_nb') for kind in ('*.py', '*.ipynb')
-                          for p in (root/folder).rglob(kind) if '.ipynb_checkpoints' not in p.parts}
+    def files(root):
+        paths = [p for folder in ('nbs', 'mcls_nb') for kind in ('*.py', '*.ipynb') for p in (root/folder).rglob(kind)]
+        return {str(p.relative_to(root)): p.read_bytes() for p in paths if '.ipynb_checkpoints' not in p.parts}
     ours, theirs = files(ROOT), files(remade)
     differ = sorted(f for f in ours | theirs if ours.get(f) != theirs.get(f))
-    assert not differ, f'run nbdev_clean && nbdev_export: {", ".join(differ)}'
+    assert not differ, f'run nbdev_clean && nbdev_export && python tools/links.py: {", ".join(differ)}'
 
-@pytest.mark.skipif(not (ROOT/'nbs'/'index.ipynb').exists(), reason='There is no index.ipynb yet.')
 def test_readme_is_the_rendered_index(tmp_path):
     subprocess.run([sys.executable, ROOT/'tools'/'readme.py', tmp_path], env=COMMANDS, check=True, capture_output=True)
     for p in (p for p in tmp_path.rglob('*') if p.is_file()):
-        assert p.read_bytes() == (ROOT/p.relative_to(tmp_path)).read_bytes(), f'run python tools/readme.py: {p.name} differs'
+        same = p.read_bytes() == (ROOT/p.relative_to(tmp_path)).read_bytes()
+        assert same, f'run python tools/readme.py: {p.name} differs'
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
+def test_links_lead_somewhere(path):
+    text = '\n'.join(source(c) for c in cells(path) if c['cell_type'] == 'markdown')
+    targets = re.findall(r'\]\(([^)#\s]+)', text)
+    lost = [t for t in targets if '://' not in t and not (path.parent/t).exists()]
+    assert not lost, f'{lost} are not there'
+    index = any(t.endswith('index.ipynb') for t in targets) or path.name == 'index.ipynb'
+    assert index, 'no link to the index: run python tools/links.py'
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
 def test_notebooks_stay_small(path):
-    assert path.stat().st_size <= 200_000 and len(cells(path)) <= 80
-    for cell in cells(path): assert cell['cell_type'] != 'code' or len(source(cell).splitlines()) <= 60, source(cell)[:200]
+    assert path.stat().st_size <= 200_000 and len(cells(path)) <= 82 # with the links
+    for cell in code(path): assert len(source(cell).splitlines()) <= 60, source(cell)[:200]
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
 def test_notebooks_store_no_widgets(path):
     text = path.read_text('utf-8')
     assert 'widgets' not in json.loads(text)['metadata'] and 'application/vnd.jupyter.widget' not in text
+
+
+# --- reading
+
+@pytest.mark.parametrize('path', NOTEBOOKS + PYTHON, ids=name_of)
+def test_lines_of_code_fit_a_page(path):
+    texts = [source(c) for c in code(path)] if path.suffix == '.ipynb' else [path.read_text('utf-8')]
+    long = [line for text in texts for line in text.splitlines() if len(line) > 100]
+    assert not long, f'{len(long)} lines are over 100 columns, e.g. {long[0]}'
+
+def top_names(tree):
+    "Names that a module defines at its top, but for nbdev's own."
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
+        elif isinstance(node, ast.Assign):
+            targets = [e for t in node.targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
+            yield from (t.id for t in targets if isinstance(t, ast.Name) and t.id not in ('__all__', '_all_'))
+
+def test_what_carries_the_idea_is_public():
+    names = [n for p in MODULES.values() for n in top_names(ast.parse(p.read_text('utf-8')))]
+    private = sum(n[0] == '_' for n in names) / len(names)
+    assert private < .35, f'{private:.0%} of {len(names)} names are private'
+
+@pytest.mark.parametrize('module', MODULES)
+def test_rooms_stay_small(module):
+    lines = [line.strip() for line in MODULES[module].read_text('utf-8').splitlines()]
+    written = [line for line in lines if line and not line.startswith('# %%')]
+    assert len(written) < 500, f'{len(written)} lines: move a wall'
+
+@pytest.mark.parametrize('module', MODULES)
+def test_public_names_have_docstrings(module):
+    tree = ast.parse(MODULES[module].read_text('utf-8'))
+    assert ast.get_docstring(tree), 'the notebook needs its `> one line`'
+    public = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != '_']
+    bare = [n.name for n in public if not ast.get_docstring(n) and n.name != 'forward']
+    assert not bare, f'without docstring: {", ".join(bare)}'
 
 
 # --- experiments
@@ -135,29 +164,26 @@ def test_notebooks_store_no_widgets(path):
 def test_run_has_one_cell_of_parameters(path):
     tagged = [c for c in cells(path) if 'parameters' in c['metadata'].get('tags', [])]
     assert len(tagged) == 1, 'exactly one cell has the tag parameters'
-    comments = {t.end[0] for t in tokenize.generate_tokens(io.StringIO(source(tagged[0])).readline) if t.type == tokenize.COMMENT}
+    tokens = tokenize.generate_tokens(io.StringIO(source(tagged[0])).readline)
+    comments = {t.end[0] for t in tokens if t.type == tokenize.COMMENT}
     for node in ast.parse(source(tagged[0])).body:
-        assert isinstance(node, ast.AnnAssign) and node.value, f'line {node.lineno}: write `name: type = value # meaning`'
+        fine = isinstance(node, ast.AnnAssign) and node.value
+        assert fine, f'line {node.lineno}: write `name: type = value # meaning`'
         ast.literal_eval(node.value)
         assert node.end_lineno in comments, f'line {node.lineno}: say in a comment what the parameter means'
 
 @pytest.mark.parametrize('path', RUNS, ids=name_of)
 def test_run_only_uses_the_package(path):
-    for cell in (c for c in cells(path) if c['cell_type'] == 'code'):
-        assert not re.search(r'^\s*#\s*\|\s*(export|default_exp)', source(cell), re.M), 'a run exports nothing'
-        definitions = [n for n in ast.walk(ast.parse(code_of(cell))) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    for cell in code(path):
+        exports = re.search(r'^\s*#\s*\|\s*(export|default_exp)', source(cell), re.M)
+        assert not exports, 'a run exports nothing'
+        nodes = ast.walk(ast.parse(code_of(cell)))
+        definitions = [n for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
         assert not definitions, 'a run defines nothing: move it to the library'
         assert not cell['outputs'], 'a run is committed without outputs: jupyter nbconvert --clear-output --inplace'
 
 
 # --- text
-
-@pytest.mark.parametrize('module', MODULES)
-def test_public_names_have_docstrings(module):
-    tree = ast.parse(MODULES[module].read_text('utf-8'))
-    assert ast.get_docstring(tree), 'the notebook needs its `> one line`'
-    bare = [n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != '_' and not ast.get_docstring(n)]
-    assert not bare, f'without docstring: {", ".join(bare)}'
 
 def test_no_path_of_a_machine_is_written_down():
     kinds = ('.py', '.ipynb', '.md', '.ini', '.toml', '.sh', '.csv', '.json', '')
