@@ -24,12 +24,13 @@ ROOMS = {
     'videos.media': 'core', 'videos.extractors': 'core text features videos.media',
     'videos.pretrained': 'videos.extractors',
     'retrieve.data': 'text features batching worlds videos.extractors', 'retrieve.scoring': 'batching',
+    'videos.tables': 'core', 'videos.pieces': 'videos.media videos.tables',
+    'videos.ingest': 'videos.extractors videos.pieces summarize.data retrieve.data',
     'retrieve.encoders': 'transformer retrieve.scoring', 'retrieve.losses': 'retrieve.scoring',
     'retrieve.c3': 'distill training retrieve.*', 'retrieve.index': 'retrieve.data retrieve.scoring',
     'retrieve.metrics': 'retrieve.data', 'retrieve.proposals': 'retrieve.*', 'retrieve.baselines': 'retrieve.*',
     'summarize.rows': 'runs worlds training summarize.*', 'retrieve.rows': 'runs worlds training retrieve.*',
-    'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *', 'plots': 'core', 'widgets': 'plots',
-    'videos.ingest': 'videos.extractors *'}
+    'experiments': '*', 'explain': 'experiments *', 'grounding': 'explain *', 'plots': 'core', 'widgets': 'plots'}
 LIGHT = ['mcls_nb'] + [f'mcls_nb.{m}' for m in ('core', 'features', 'videos.media', 'plots') if m in MODULES] # must do without torch
 
 
