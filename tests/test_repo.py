@@ -8,21 +8,29 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT/'mcls_nb'
 NOTEBOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 API = [p for p in NOTEBOOKS if p.parent.name == 'api']
-RUNS = [p for p in NOTEBOOKS if p.name.startswith('run_') or p.parent.name == 'apps'] # parameters, no code of their own
-PYTHON = [p for folder in ('tests', 'tools') for p in sorted((ROOT/folder).glob('*.py'))] + [ROOT/'setup.py']
+def is_run(path): return path.name.startswith('run_') or path.parent.name == 'apps'
+
+RUNS = list(filter(is_run, NOTEBOOKS)) # parameters, no code of their own
+PYTHON = [*sorted(ROOT.glob('tests/*.py')), *sorted(ROOT.glob('tools/*.py')), ROOT/'setup.py']
 FILES = [p for p in sorted(PACKAGE.rglob('*.py')) if p.name[0] != '_']
 MODULES = {'.'.join(p.relative_to(PACKAGE).with_suffix('').parts): p for p in FILES}
 PACKAGES = {'mcls_nb'} | {f'mcls_nb.{p.parent.name}' for p in PACKAGE.glob('*/__init__.py')}
-WITHOUT_TORCH = ('core', 'features', 'statistics', 'videos.media', 'plots', 'explanation_plots', 'architecture',
-                 'panel', 'widgets')
-COMMANDS = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} # nbdev_export does nothing while IN_TEST is set
-COMMANDS |= {'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}', 'PYTHONUTF8': '1'}
+WITHOUT_TORCH = ('core', 'features', 'statistics', 'videos.media', 'plots', 'explanation_plots',
+                 'architecture', 'panel', 'widgets')
+PATH = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+COMMANDS = {k: v for k, v in os.environ.items() if k != 'IN_TEST'} # else nbdev_export does nothing
+COMMANDS |= dict(PATH=PATH, PYTHONUTF8='1')
+
+def call(*command, cwd=ROOT):
+    "Run a program; what it printed."
+    how = dict(cwd=cwd, env=COMMANDS, check=True, capture_output=True, text=True)
+    return subprocess.run(list(map(str, command)), **how).stdout
 
 
 def cells(path): return json.loads(path.read_text('utf-8'))['cells']
 def source(cell): return ''.join(cell['source'])
 def code(path): return [c for c in cells(path) if c['cell_type'] == 'code']
-def code_of(cell): return re.sub(r'^\s*[%!].*$', '', source(cell), flags=re.M) # without magics, so that it parses
+def code_of(cell): return re.sub(r'^\s*[%!].*$', '', source(cell), flags=re.M) # without magics
 def name_of(path): return str(path.relative_to(ROOT))
 
 def exported_to(path):
@@ -42,7 +50,8 @@ def imported(text, module):
         elif isinstance(node, ast.ImportFrom):
             base = ('mcls_nb.' + module).split('.')[:-node.level] if node.level else []
             base = '.'.join(base + ([node.module] if node.module else []))
-            names = [f'{base}.{a.name}' for a in node.names] if base in PACKAGES else [base] # modules, or names
+            modules = base in PACKAGES # else names
+            names = [f'{base}.{a.name}' for a in node.names] if modules else [base]
         else: continue
         yield from (n.removeprefix('mcls_nb.') for n in names if n.startswith('mcls_nb'))
 
@@ -66,13 +75,13 @@ def test_imports_flow_one_way(module):
     assert not later, f'{module} imports {sorted(later)}, which does not stand before it'
     half = module.split('.')[0]
     other = dict(summarize='retrieve.', retrieve='summarize.').get(half)
-    assert not other or not [m for m in used if m.startswith(other)], 'summarize and retrieve know nothing of each other'
+    strange = [m for m in used if other and m.startswith(other)]
+    assert not strange, 'summarize and retrieve know nothing of each other'
 
 @pytest.mark.parametrize('module', WITHOUT_TORCH)
 def test_light_modules_do_without_torch(module):
     program = f'import sys, mcls_nb.{module}; print("torch" in sys.modules)'
-    done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == 'False\n'
+    assert call(sys.executable, '-c', program) == 'False\n'
 
 
 # --- notebooks and what is made from them
@@ -85,19 +94,21 @@ def remade(tmp_path_factory):
     for name in ('nbs', 'mcls_nb', 'tools'): shutil.copytree(ROOT/name, copy/name, ignore=left_out)
     shutil.copy(ROOT/'settings.ini', copy)
     for command in (['nbdev_export'], ['nbdev_clean'], [sys.executable, 'tools/links.py']):
-        subprocess.run(command, cwd=copy, env=COMMANDS, check=True, capture_output=True)
+        call(*command, cwd=copy)
     return copy
 
 def test_exporting_and_cleaning_change_nothing(remade):
     def files(root):
-        paths = [p for folder in ('nbs', 'mcls_nb') for kind in ('*.py', '*.ipynb') for p in (root/folder).rglob(kind)]
-        return {str(p.relative_to(root)): p.read_bytes() for p in paths if '.ipynb_checkpoints' not in p.parts}
+        paths = [*(root/'nbs').rglob('*.ipynb'), *(root/'mcls_nb').rglob('*.py')]
+        paths = [p for p in paths if '.ipynb_checkpoints' not in p.parts]
+        return {str(p.relative_to(root)): p.read_bytes() for p in paths}
     ours, theirs = files(ROOT), files(remade)
     differ = sorted(f for f in ours | theirs if ours.get(f) != theirs.get(f))
-    assert not differ, f'run nbdev_clean && nbdev_export && python tools/links.py: {", ".join(differ)}'
+    how = 'run nbdev_clean && nbdev_export && python tools/links.py'
+    assert not differ, f'{how}: {", ".join(differ)}'
 
 def test_readme_is_the_rendered_index(tmp_path):
-    subprocess.run([sys.executable, ROOT/'tools'/'readme.py', tmp_path], env=COMMANDS, check=True, capture_output=True)
+    call(sys.executable, 'tools/readme.py', tmp_path)
     for p in (p for p in tmp_path.rglob('*') if p.is_file()):
         same = p.read_bytes() == (ROOT/p.relative_to(tmp_path)).read_bytes()
         assert same, f'run python tools/readme.py: {p.name} differs'
@@ -119,14 +130,16 @@ def test_notebooks_stay_small(path):
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name_of)
 def test_notebooks_store_no_widgets(path):
     text = path.read_text('utf-8')
-    assert 'widgets' not in json.loads(text)['metadata'] and 'application/vnd.jupyter.widget' not in text
+    assert 'widgets' not in json.loads(text)['metadata']
+    assert 'application/vnd.jupyter.widget' not in text
 
 
 # --- reading
 
 @pytest.mark.parametrize('path', NOTEBOOKS + PYTHON, ids=name_of)
 def test_lines_of_code_fit_a_page(path):
-    texts = [source(c) for c in code(path)] if path.suffix == '.ipynb' else [path.read_text('utf-8')]
+    notebook = path.suffix == '.ipynb'
+    texts = [source(c) for c in code(path)] if notebook else [path.read_text('utf-8')]
     long = [line for text in texts for line in text.splitlines() if len(line) > 100]
     assert not long, f'{len(long)} lines are over 100 columns, e.g. {long[0]}'
 
@@ -135,8 +148,10 @@ def top_names(tree):
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
         elif isinstance(node, ast.Assign):
-            targets = [e for t in node.targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
-            yield from (t.id for t in targets if isinstance(t, ast.Name) and t.id not in ('__all__', '_all_'))
+            for target in node.targets:
+                parts = target.elts if isinstance(target, ast.Tuple) else [target]
+                names = [t.id for t in parts if isinstance(t, ast.Name)]
+                yield from (n for n in names if n not in ('__all__', '_all_'))
 
 def test_what_carries_the_idea_is_public():
     names = [n for p in MODULES.values() for n in top_names(ast.parse(p.read_text('utf-8')))]
@@ -153,8 +168,9 @@ def test_rooms_stay_small(module):
 def test_public_names_have_docstrings(module):
     tree = ast.parse(MODULES[module].read_text('utf-8'))
     assert ast.get_docstring(tree), 'the notebook needs its `> one line`'
-    public = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != '_']
-    bare = [n.name for n in public if not ast.get_docstring(n) and n.name != 'forward']
+    defined = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    bare = [n.name for n in defined if n.name[0] != '_' and not ast.get_docstring(n)]
+    bare = [n for n in bare if n != 'forward']
     assert not bare, f'without docstring: {", ".join(bare)}'
 
 
@@ -170,7 +186,8 @@ def test_run_has_one_cell_of_parameters(path):
         fine = isinstance(node, ast.AnnAssign) and node.value
         assert fine, f'line {node.lineno}: write `name: type = value # meaning`'
         ast.literal_eval(node.value)
-        assert node.end_lineno in comments, f'line {node.lineno}: say in a comment what the parameter means'
+        said = node.end_lineno in comments
+        assert said, f'line {node.lineno}: say in a comment what the parameter means'
 
 @pytest.mark.parametrize('path', RUNS, ids=name_of)
 def test_run_only_uses_the_package(path):
@@ -180,7 +197,8 @@ def test_run_only_uses_the_package(path):
         nodes = ast.walk(ast.parse(code_of(cell)))
         definitions = [n for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
         assert not definitions, 'a run defines nothing: move it to the library'
-        assert not cell['outputs'], 'a run is committed without outputs: jupyter nbconvert --clear-output --inplace'
+        clear = 'jupyter nbconvert --clear-output --inplace'
+        assert not cell['outputs'], f'a run is committed without outputs: {clear}'
 
 
 # --- text
@@ -188,7 +206,8 @@ def test_run_only_uses_the_package(path):
 def test_no_path_of_a_machine_is_written_down():
     kinds = ('.py', '.ipynb', '.md', '.ini', '.toml', '.sh', '.csv', '.json', '')
     folders = [ROOT/f for f in ('mcls_nb', 'nbs', 'tests', 'tools', 'results', '.ci')]
-    files = [p for f in folders for p in f.rglob('*') if '__pycache__' not in p.parts] + list(ROOT.iterdir())
-    for p in (p for p in files if p.is_file() and p.suffix in kinds and p.name not in ('.git', '.gitconfig')):
+    files = [p for f in folders for p in f.rglob('*') if '__pycache__' not in p.parts]
+    files = [p for p in [*files, *ROOT.iterdir()] if p.is_file() and p.suffix in kinds]
+    for p in (p for p in files if p.name not in ('.git', '.gitconfig')):
         found = re.search(r'(?<![\w.}])/(?:work|home|root|Users)/[\w.]+', p.read_text('utf-8'))
         assert not found, f'{name_of(p)} names {found[0]}'

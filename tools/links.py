@@ -1,4 +1,4 @@
-"Give every notebook of a folder links to its neighbours and to the index, in its last cell: python tools/links.py"
+"Give every notebook links to its neighbours and to the index, in its last cell: tools/links.py"
 import json, os
 from pathlib import Path
 
@@ -9,7 +9,7 @@ index = root/'index.ipynb'
 def titled(path):
     "The first heading of a notebook."
     texts = (''.join(c['source']) for c in json.loads(path.read_text('utf-8'))['cells'])
-    return next(t for t in texts if t.startswith('# ') and not t.startswith('#|')).splitlines()[0][2:].strip()
+    return next(t for t in texts if t.startswith('# ')).splitlines()[0][2:].strip()
 
 def link(path, to, text): return f'[{text}]({os.path.relpath(to, path.parent)})'
 
