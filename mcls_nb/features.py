@@ -9,7 +9,7 @@ __all__ = ['HOW2_ACTION', 'TVR_VIDEO', 'ROWS', 'OFFSETS', 'INDEX', 'FeatureContr
            'import_h5', 'check_norms', 'store_faults', 'item_faults', 'doctor']
 
 # %% ../nbs/api/02_features.ipynb #16f13930
-import collections, contextlib, dataclasses, difflib, hashlib, json
+import collections, contextlib, dataclasses, difflib, functools, hashlib, json
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,9 @@ class FeatureContract:
     def part_widths(self)->list:
         "Numbers that each part of a row has."
         return [int(part.rpartition(':')[2]) for part in self.order] or [self.width]
+    def to_json(self)->str:
+        "The contract as JSON text."
+        return json.dumps(as_dict(self))
 
 # %% ../nbs/api/02_features.ipynb #3b08222a
 @patch
@@ -102,11 +105,6 @@ def from_json(cls:FeatureContract,
 )->FeatureContract:
     "The contract in a JSON text."
     return cls.from_fields(json_fields(text, 'contract'))
-
-@patch
-def to_json(self:FeatureContract)->str:
-    "The contract as JSON text."
-    return json.dumps(as_dict(self))
 
 # %% ../nbs/api/02_features.ipynb #eabd89a4
 HOW2_ACTION = FeatureContract(
@@ -217,8 +215,6 @@ class FeatureFolder(FeatureSource):
 
 # %% ../nbs/api/02_features.ipynb #0fb94ba0
 ROWS, OFFSETS, INDEX = 'rows.bin', 'offsets.npy', 'store.json'
-
-# %% ../nbs/api/02_features.ipynb #53df9226
 _FORMAT, _AGAIN = 1, 'copy the store again, or create it again'
 
 # %% ../nbs/api/02_features.ipynb #471f64b3
@@ -310,6 +306,12 @@ def read_offsets(
     if len(empty): raise DataError(f'item {empty[0]} has no rows', path, _AGAIN)
     return o
 
+# %% ../nbs/api/02_features.ipynb #e13bdf40
+def _attempt(faults, f, *args):
+    "What `f` returns; its `DataError` is added to the faults, and then it is None."
+    try: return f(*args)
+    except DataError as e: faults.append(e)
+
 # %% ../nbs/api/02_features.ipynb #af38889a
 @dataclasses.dataclass
 class StoreFrame:
@@ -338,9 +340,7 @@ def read_frame(
 )->StoreFrame:
     "All of a store but its rows, with every fault that can be seen without them."
     path, faults = Path(path), []
-    def attempt(f, *args):
-        try: return f(*args)
-        except DataError as e: faults.append(e)
+    attempt = functools.partial(_attempt, faults)
     def expect(ok, what, file): attempt(check, ok, what, path/file, _AGAIN)
     contract = ids = None
     if index := attempt(read_index, path/INDEX):
@@ -369,19 +369,16 @@ class FeatureStore(FeatureSource):
         if frame.faults: raise frame.faults[0]
         super().__init__(frame.ids, path, frame.contract)
         self.hash, self._frame, self._rows = frame.hash, frame, frame.rows()
-    def _ends(self, item):
+    def __getitem__(self, item):
         k, o = self.position(item), self._frame.offsets
-        return o[k], o[k + 1]
-    def __getitem__(self, item): # X_k = R[o_k : o_k+1]
-        start, end = self._ends(item)
-        return np.asarray(self._rows[start:end], dtype=np.float32) # r d -> v d
+        return np.asarray(self._rows[o[k]:o[k + 1]], dtype=np.float32) # X_k: r d -> v d
     def __reduce__(self): return FeatureStore, (self.where,)
     def length(self,
         item:str, # an id
     )->int:
         "Number of rows, without reading them."
-        start, end = self._ends(item)
-        return int(end - start)
+        k, o = self.position(item), self._frame.offsets
+        return int(o[k + 1] - o[k])
     def verify(self):
         "Read all rows and compare their hash with that of the writing; a difference is refused."
         same = self._frame.hash_now() == self.hash
@@ -478,30 +475,23 @@ def check_norms(
     fix = 'normalise the rows or correct the contract'
     raise DataError(f'has a row of length {off[0]:.3g} {promise}', where, fix)
 
-# %% ../nbs/api/02_features.ipynb #69cfa00a
-def _complaint(f, *args):
-    "A list with the sentence of the `DataError` that `f` raises, if it does."
-    try: f(*args)
-    except DataError as e: return [str(e)]
-    return []
-
 # %% ../nbs/api/02_features.ipynb #2b37a987
 def store_faults(
     path, # folder of a store
-)->list: # of sentences
+)->list: # of `DataError`
     "All faults of a store, its rows included as far as they can be read."
     frame = read_frame(path)
-    said = [str(e) for e in frame.faults]
-    if not (frame.contract and frame.size and frame.offsets is not None): return said
-    if not said: said += _complaint(FeatureStore(path).verify)
-    rows, o = frame.rows(), frame.offsets
-    named = frame.ids and len(frame.ids) == len(o) - 1
+    faults, o = frame.faults, frame.offsets
+    if not (frame.contract and frame.size and o is not None): return faults
+    if not faults: _attempt(faults, FeatureStore(path).verify)
+    rows, n = frame.rows(), len(o) - 1
+    named = frame.ids and len(frame.ids) == n
     def look(start, end, where):
         check_norms(check_rows(rows[start:end], None, where), frame.contract, where)
-    for item, start, end in zip(frame.ids if named else range(len(o) - 1), o, o[1:]):
+    for item, start, end in zip(frame.ids if named else range(n), o, o[1:]):
         if end > len(rows): break
-        said += _complaint(look, start, end, f'{path}[{item}]')
-    return said
+        _attempt(faults, look, start, end, f'{path}[{item}]')
+    return faults
 
 # %% ../nbs/api/02_features.ipynb #2c746dd1
 def item_faults(
@@ -509,14 +499,14 @@ def item_faults(
     shape, # id -> shape, at little cost
     read, # id -> array; may raise `DataError`
     where, # id -> file or item for the message
-)->list: # of sentences
+)->list: # of `DataError`
     "All faults of items that have no contract."
-    widths = collections.Counter()
+    faults, widths = [], collections.Counter()
     for i in ids:
         with contextlib.suppress(DataError, LookupError): widths[shape(i)[1]] += 1
     usual = widths.most_common(1)[0][0] if widths else None
-    def look(i): check_rows(read(i), usual, where(i))
-    return [said for i in ids for said in _complaint(look, i)]
+    for i in ids: _attempt(faults, lambda: check_rows(read(i), usual, where(i)))
+    return faults
 
 # %% ../nbs/api/02_features.ipynb #2a91ef5b
 def doctor(
@@ -524,18 +514,20 @@ def doctor(
 )->list: # of sentences; empty: all is well
     "What is wrong with features on disk, in plain words."
     path = Path(path)
-    def npy_files():
+    def npy_faults():
         files = sorted(p for p in path.glob('*.npy') if p.name[0] != '.')
         check(files, 'holds neither a feature store nor .npy files', path, 'name another folder')
         return item_faults(files, lambda p: open_npy(p).shape, open_npy, lambda p: p)
-    def h5_file():
+    def h5_faults():
         with open_h5(path) as f:
             check(len(f), 'holds nothing', path, 'copy it again')
             shape = lambda i: getattr(f[i], 'shape', ())
             return item_faults(sorted(f), shape, lambda i: read_h5(f, i), lambda i: f'{path}[{i}]')
-    try:
+    def faults():
         if any((path/name).exists() for name in (ROWS, OFFSETS, INDEX)): return store_faults(path)
-        if path.is_dir(): return npy_files()
-        if path.suffix in ('.h5', '.hdf5'): return h5_file()
-        return _complaint(lambda: check_rows(open_npy(path), None, path))
+        if path.is_dir(): return npy_faults()
+        if path.suffix in ('.h5', '.hdf5'): return h5_faults()
+        check_rows(open_npy(path), None, path)
+        return []
+    try: return [str(e) for e in faults()]
     except DataError as e: return [str(e)]
