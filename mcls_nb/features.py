@@ -306,7 +306,7 @@ def read_offsets(
     if len(empty): raise DataError(f'item {empty[0]} has no rows', path, _AGAIN)
     return o
 
-# %% ../nbs/api/02_features.ipynb #e13bdf40
+# %% ../nbs/api/02_features.ipynb #48b284d9
 def _attempt(faults, f, *args):
     "What `f` returns; its `DataError` is added to the faults, and then it is None."
     try: return f(*args)
