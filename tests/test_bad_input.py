@@ -1,4 +1,5 @@
-"""What users get wrong, end to end: each mistake is answered by one sentence that names the place and the remedy, and leaves nothing behind."""
+"""What users get wrong, end to end: each mistake is answered by one sentence that names the place
+and the remedy, and leaves nothing behind."""
 import os, shutil
 from dataclasses import replace
 
@@ -20,8 +21,9 @@ def sound(tmp_path_factory):
     "A small corpus in the released layout, with dictionaries."
     corpus = open_corpus(preset='tiny')
     splits = {s: r[:4] for s, r in corpus.splits.items()}
-    width = HOW2_ACTION.width
-    features = {r.id: np.pad(corpus.features[r.id], ((0, 0), (0, width - corpus.features[r.id].shape[1]))) for rs in splits.values() for r in rs}
+    def widened(x): return np.pad(x, ((0, 0), (0, HOW2_ACTION.width - x.shape[1])))
+    ids = [r.id for records in splits.values() for r in records]
+    features = {i: widened(corpus.features[i]) for i in ids}
     folder = tmp_path_factory.mktemp('how2')
     save_how2(Corpus('how2', splits, features), folder)
     corpus.vocab('en').save(folder/'dict.all_en')
@@ -34,56 +36,100 @@ def folder(sound, tmp_path):
     shutil.copytree(sound, tmp_path/'how2')
     return tmp_path/'how2'
 
-def first_features(folder, split='train'): return folder/'video_action_features'/f'{(folder/f"{split}_action.txt").read_text().split(chr(10))[0]}.npy'
+def first_features(folder, split='train'):
+    first = (folder/f'{split}_action.txt').read_text().split('\n')[0]
+    return folder/'video_action_features'/f'{first}.npy'
+
 def rows(folder): return np.load(first_features(folder), allow_pickle=False)
 def edit(path, change): path.write_text(change(path.read_text('utf-8')), 'utf-8')
-def lines(change): return lambda text: '\n'.join(change(text.split('\n')))
 def with_nan(x): x[1, 2] = np.nan; return x
 
+# What may be done to a folder.
+
+def remove(*patterns):
+    def act(folder):
+        for pattern in patterns:
+            for path in folder.glob(pattern): path.unlink()
+    return act
+
+def write(name, text): return lambda f: (f/name).write_text(text)
+
+def change_lines(name, change):
+    return lambda f: edit(f/name, lambda text: '\n'.join(change(text.split('\n'))))
+
+def save_rows(change): return lambda f: np.save(first_features(f), change(rows(f)))
+
+def save_objects(folder):
+    np.save(first_features(folder), np.array([{'a': 1}], dtype=object), allow_pickle=True)
+
+def write_features(data): # bytes, or what makes them from those that were there
+    def act(folder):
+        file = first_features(folder)
+        file.write_bytes(data(file.read_bytes()) if callable(data) else data)
+    return act
+
+def save_as_latin(folder):
+    file = folder/'train_art_pt.txt'
+    file.write_bytes(file.read_text('utf-8').replace('ã', 'é').encode('latin-1'))
+
 MISTAKES = { # what is done to the folder -> what the sentence must name
-    'no transcripts': (lambda f: [(f/f'train_art_{l}.txt').unlink() for l in ('en', 'pt')], 'there are no transcripts for train'),
-    'no Portuguese': (lambda f: [(f/f'{s}_art_pt.txt').unlink() for s in ('train', 'val', 'test')], "no transcript of .* 'pt'|'pt'"),
-    'no summaries': (lambda f: (f/'test_sum.txt').unlink(), 'test_sum.txt: the summaries are missing'),
-    'no video names': (lambda f: (f/'val_action.txt').unlink(), 'val_action.txt: the video names are missing'),
-    'no training split': (lambda f: [p.unlink() for p in f.glob('train_*')], r'no files train_\*\.txt'),
-    'no test split': (lambda f: [p.unlink() for p in f.glob('test_*')], r'no files test_\*\.txt'),
-    'a line too few': (lambda f: edit(f/'train_art_pt.txt', lines(lambda l: l[:-1])), 'train_art_pt.txt: 3 lines, but train_sum.txt has 4'),
-    'a line too many': (lambda f: edit(f/'train_sum.txt', lines(lambda l: l + ['one more .'])), 'train_sum.txt has 5'),
-    'empty transcript': (lambda f: edit(f/'train_art_pt.txt', lines(lambda l: [l[0], '', *l[2:]])), 'train_art_pt.txt: line 2 is empty'),
-    'empty summary': (lambda f: edit(f/'test_sum.txt', lines(lambda l: ['   ', *l[1:]])), 'test_sum.txt: line 1 is empty'),
-    'empty split': (lambda f: [p.write_text('') for p in f.glob('val_*.txt')], 'val_sum.txt: is empty'),
-    'not UTF-8': (lambda f: (f/'train_art_pt.txt').write_bytes((f/'train_art_pt.txt').read_text('utf-8').replace('ã', 'é').encode('latin-1')), 'train_art_pt.txt: byte .* is not UTF-8'),
-    'a video twice': (lambda f: edit(f/'train_action.txt', lines(lambda l: [l[0], l[0], *l[2:]])), 'is listed twice'),
+    'no transcripts': (remove('train_art_en.txt', 'train_art_pt.txt'),
+                       'there are no transcripts for train'),
+    'no Portuguese': (remove('train_art_pt.txt', 'val_art_pt.txt', 'test_art_pt.txt'),
+                      "no transcript of .* 'pt'|'pt'"),
+    'no summaries': (remove('test_sum.txt'), 'test_sum.txt: the summaries are missing'),
+    'no video names': (remove('val_action.txt'), 'val_action.txt: the video names are missing'),
+    'no training split': (remove('train_*'), r'no files train_\*\.txt'),
+    'no test split': (remove('test_*'), r'no files test_\*\.txt'),
+    'a line too few': (change_lines('train_art_pt.txt', lambda l: l[:-1]),
+                       'train_art_pt.txt: 3 lines, but train_sum.txt has 4'),
+    'a line too many': (change_lines('train_sum.txt', lambda l: l + ['one more .']),
+                        'train_sum.txt has 5'),
+    'empty transcript': (change_lines('train_art_pt.txt', lambda l: [l[0], '', *l[2:]]),
+                         'train_art_pt.txt: line 2 is empty'),
+    'empty summary': (change_lines('test_sum.txt', lambda l: ['   ', *l[1:]]),
+                      'test_sum.txt: line 1 is empty'),
+    'empty split': (lambda f: [p.write_text('') for p in f.glob('val_*.txt')],
+                    'val_sum.txt: is empty'),
+    'not UTF-8': (save_as_latin, 'train_art_pt.txt: byte .* is not UTF-8'),
+    'a video twice': (change_lines('train_action.txt', lambda l: [l[0], l[0], *l[2:]]),
+                      'is listed twice'),
     'features missing': (lambda f: first_features(f).unlink(), 'have no features'),
-    'feature folder missing': (lambda f: shutil.rmtree(f/'video_action_features'), 'video_action_features'),
-    'features truncated': (lambda f: first_features(f).write_bytes(first_features(f).read_bytes()[:5000]), r'\.npy'),
-    'features empty file': (lambda f: first_features(f).write_bytes(b''), r'\.npy'),
-    'features of another width': (lambda f: np.save(first_features(f), rows(f)[:, :512]), '512'),
-    'NaN in features': (lambda f: np.save(first_features(f), with_nan(rows(f))), 'NaN'),
-    'infinity in features': (lambda f: np.save(first_features(f), rows(f) + np.inf), r'\.npy'),
-    'no frames': (lambda f: np.save(first_features(f), rows(f)[:0]), r'\.npy'),
-    'one dimension': (lambda f: np.save(first_features(f), rows(f)[0]), r'\.npy'),
-    'pickled objects': (lambda f: np.save(first_features(f), np.array([{'a': 1}], dtype=object), allow_pickle=True), r'\.npy'),
-    'text named npy': (lambda f: first_features(f).write_text('not an array'), r'\.npy'),
-    'dictionary without counts': (lambda f: (f/'dict.src_pt').write_text('casa\nrua\n'), 'dict.src_pt: line 1 is not'),
-    'dictionary with specials': (lambda f: (f/'dict.src_pt').write_text('<pad> 1\ncasa 3\n'), 'dict.src_pt: <pad> is listed as a word'),
-    'dictionary with a word twice': (lambda f: (f/'dict.all_en').write_text('a 3\na 2\n'), "dict.all_en: 'a' is listed twice"),
-    'empty dictionary': (lambda f: (f/'dict.all_en').write_text(''), 'dict.all_en: the dictionary is empty'),
+    'feature folder missing': (lambda f: shutil.rmtree(f/'video_action_features'),
+                               'video_action_features'),
+    'features truncated': (write_features(lambda data: data[:5000]), r'\.npy'),
+    'features empty file': (write_features(b''), r'\.npy'),
+    'features of another width': (save_rows(lambda x: x[:, :512]), '512'),
+    'NaN in features': (save_rows(with_nan), 'NaN'),
+    'infinity in features': (save_rows(lambda x: x + np.inf), r'\.npy'),
+    'no frames': (save_rows(lambda x: x[:0]), r'\.npy'),
+    'one dimension': (save_rows(lambda x: x[0]), r'\.npy'),
+    'pickled objects': (save_objects, r'\.npy'),
+    'text named npy': (write_features(b'not an array'), r'\.npy'),
+    'dictionary without counts': (write('dict.src_pt', 'casa\nrua\n'),
+                                  'dict.src_pt: line 1 is not'),
+    'dictionary with specials': (write('dict.src_pt', '<pad> 1\ncasa 3\n'),
+                                 'dict.src_pt: <pad> is listed as a word'),
+    'dictionary with a word twice': (write('dict.all_en', 'a 3\na 2\n'),
+                                     "dict.all_en: 'a' is listed twice"),
+    'empty dictionary': (write('dict.all_en', ''), 'dict.all_en: the dictionary is empty'),
 }
 
 def one_sentence(error, out=None):
     "Short, on one line, ends with a full stop; and nothing half-written is left."
     text = str(error)
     assert '\n' not in text and text.endswith('.') and len(text) < 600, text
-    if out and out.exists(): assert not [p for p in out.rglob('*') if p.suffix == '.tmp' or p.name.startswith('.')], list(out.rglob('*'))
+    left = [p for p in out.rglob('*') if p.suffix == '.tmp' or p.name[0] == '.'] if out else []
+    assert not left, left
 
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_a_broken_folder_is_explained(folder, tmp_path, mistake):
     breaks, says = MISTAKES[mistake]
     breaks(folder)
-    with pytest.raises(DataError, match=says) as e: run_job(SummaryJob('VDF', 'tiny', data=str(folder), smoke=True), tmp_path/'runs')
-    one_sentence(e.value, tmp_path/'runs')
-    assert not list((tmp_path/'runs').rglob('*.csv')) and not list((tmp_path/'runs').rglob('*.safetensors'))
+    job, runs = SummaryJob('VDF', 'tiny', data=str(folder), smoke=True), tmp_path/'runs'
+    with pytest.raises(DataError, match=says) as e: run_job(job, runs)
+    one_sentence(e.value, runs)
+    assert not list(runs.rglob('*.csv')) and not list(runs.rglob('*.safetensors'))
 
 def test_the_sound_folder_runs(sound, tmp_path):
     result = run_job(SummaryJob('VDF', 'tiny', data=str(sound), smoke=True), tmp_path)
@@ -143,32 +189,43 @@ def test_a_teacher_of_other_features_is_another(folder, tmp_path):
     assert teachers() == 2
 
 PARAMETERS = {
-    'unknown row': (dict(row='VDFF'), "did you mean 'VDF'"), 'unknown preset': (dict(preset='smal'), "did you mean 'small'"),
-    'no epochs': (dict(epochs=0), '0 epochs'), 'negative epochs': (dict(epochs=-3), '-3 epochs'), 'no such folder': (dict(data='no/such/folder'), 'no such folder'),
+    'unknown row': (dict(row='VDFF'), "did you mean 'VDF'"),
+    'unknown preset': (dict(preset='smal'), "did you mean 'small'"),
+    'no epochs': (dict(epochs=0), '0 epochs'),
+    'negative epochs': (dict(epochs=-3), '-3 epochs'),
+    'no such folder': (dict(data='no/such/folder'), 'no such folder'),
 }
 
 @pytest.mark.parametrize('case', PARAMETERS)
 def test_a_wrong_parameter_is_explained(tmp_path, case):
     wrong, says = PARAMETERS[case]
-    with pytest.raises(DataError, match=says) as e: run_job(SummaryJob(**{'row': 'VDF', 'preset': 'tiny', 'smoke': True, **wrong}), tmp_path/'runs')
+    parameters = {'row': 'VDF', 'preset': 'tiny', 'smoke': True, **wrong}
+    with pytest.raises(DataError, match=says) as e:
+        run_job(SummaryJob(**parameters), tmp_path/'runs')
     one_sentence(e.value)
     assert not (tmp_path/'runs').exists()
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):
     (tmp_path/'file').write_text('in the way')
-    with pytest.raises(DataError, match='choose another folder') as e: run_job(SummaryJob('NCLS', 'tiny', smoke=True), tmp_path/'file'/'runs')
+    job = SummaryJob('NCLS', 'tiny', smoke=True)
+    with pytest.raises(DataError, match='choose another folder') as e:
+        run_job(job, tmp_path/'file'/'runs')
     one_sentence(e.value)
 
-SMALL = SummarizerConfig(source_words=20, target_words=20, d=16, heads=2, ffn=16, encoder_layers=1, decoder_layers=1, d_video=8, max_text=9, max_video=3)
+SMALL = SummarizerConfig(
+    source_words=20, target_words=20, d=16, heads=2, ffn=16, encoder_layers=1, decoder_layers=1,
+    d_video=8, max_text=9, max_video=3)
 
 def test_a_checkpoint_of_another_configuration(tmp_path):
     save_checkpoint(tmp_path/'ncls.safetensors', Summarizer(replace(SMALL, reads='text')))
-    with pytest.raises(DataError, match='ncls.safetensors') as e: load_weights(Summarizer(SMALL), tmp_path/'ncls.safetensors')
+    with pytest.raises(DataError, match='ncls.safetensors') as e:
+        load_weights(Summarizer(SMALL), tmp_path/'ncls.safetensors')
     one_sentence(e.value)
 
 def test_a_video_longer_than_the_model_has_positions_for():
     ids, mask = torch.full((1, 4), 5), torch.ones(1, 4, dtype=torch.bool)
-    with pytest.raises(DataError, match='more than the model has positions for') as e: Summarizer(SMALL).encode(ids, mask, torch.zeros(1, 4, 8), mask)
+    with pytest.raises(DataError, match='more than the model has positions for') as e:
+        Summarizer(SMALL).encode(ids, mask, torch.zeros(1, 4, 8), mask)
     one_sentence(e.value)
 
 def test_a_vocabulary_with_a_word_of_two_words():
