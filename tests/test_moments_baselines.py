@@ -11,11 +11,11 @@ import torch
 
 from mcls_nb.core import DataError
 from mcls_nb.retrieve.baselines import MEE, ExCL, ExCLConfig, MEEConfig, max_margin
-from mcls_nb.retrieve.data import MomentCorpus, MomentData, Query, SpanRule, read_annotations, read_durations
+from mcls_nb.retrieve.data import MomentCorpus, MomentData, Query, read_annotations, read_durations
 from mcls_nb.retrieve.losses import localisation_loss
 from mcls_nb.retrieve.proposals import EmbedderConfig, MomentEmbedder, WindowData, WindowIndex, _clips_of, _means, _ranked_videos, _ranking, contrast, proposal_recall, rank_windows, window_distances, window_rows, windows
 from mcls_nb.retrieve.rows import MomentJob
-from mcls_nb.retrieve.index import rank_spans
+from mcls_nb.retrieve.spans import SpanRule, rank_spans
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT/'tests'/'fixtures'/'baselines'

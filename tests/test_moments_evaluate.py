@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mcls_nb.core import DataError
-from mcls_nb.retrieve.data import RELEASED_SPANS, Query, SpanRule, read_annotations, read_durations
+from mcls_nb.retrieve.data import Query, read_annotations, read_durations
+from mcls_nb.retrieve.spans import RELEASED_SPANS, SpanRule
 from mcls_nb.retrieve.metrics import best_window, bounds, consistency, evaluate, hits, moment_iou, read_predictions, report, write_predictions
 
 
@@ -245,7 +246,9 @@ def test_a_search_is_evaluated_as_it_comes(tmp_path):
     found = {}
     for l in corpus.languages:
         index = MomentIndex.build(model, videos, l)
-        rankings = index.search(model.encode_queries(*query_features(corpus, asked, l), l), ('VCMR', 'SVMR', 'VR'), own=[videos.index[q.video] for q in asked])
+        vectors = model.encode_queries(*query_features(corpus, asked, l), l)
+        how = dict(own=[videos.index[q.video] for q in asked], alpha=20., merge='mean')
+        rankings = index.search(vectors, ('VCMR', 'SVMR', 'VR'), rule=corpus.rule, **how)
         found[l] = dict(video2idx=videos.index, **rankings)
         write_predictions(tmp_path/f'{l}.json', rankings, asked, index.names, l, NAMES)
         table = evaluate(found[l], asked)

@@ -1,6 +1,6 @@
 """Parity with arrays made by the released mXML and XML code on small random weights (tests/fixtures/mtvr), and with the consolidation losses
-of the C³ paper computed in plain numpy (tests/fixtures/c3). Groups g (search) and i (suppression, bands, labels, lengths) are in test_search.py and
-test_moments_data.py."""
+of the C³ paper computed in plain numpy (tests/fixtures/c3). Groups g (search) and i (suppression, bands, labels, lengths) are in test_index.py and
+test_moment_data.py."""
 from pathlib import Path
 from types import SimpleNamespace
 

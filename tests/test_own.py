@@ -12,7 +12,7 @@ from mcls_nb.features import HOW2_ACTION, FeatureStore
 from mcls_nb.videos.media import Cue, read_transcript, write_video
 from mcls_nb.videos.ingest import Finder, OwnVideos, doctor, ingest, passages, stitch_moments, stitch_summaries, sum_up, whole, windows
 from mcls_nb.retrieve.data import MomentData, VideoSet, load_mtvr
-from mcls_nb.retrieve.index import Ranking
+from mcls_nb.retrieve.spans import Ranking
 from mcls_nb.summarize.data import load_how2
 
 av, pysubs2 = pytest.importorskip('av'), pytest.importorskip('pysubs2') # the extra [media]
@@ -409,7 +409,8 @@ def test_train_summarise_search_and_diagnose(lessons, tmp_path):
     assert len(explorer.search('红球', 'zh', 3)) == 3 and len(explorer.search('a sentence that nobody knows', 'en', 3)) == 3
     view = explorer.view('红球', 'zh', 'v8', (0., 3.))
     assert view.texts[0] == '黄球飞了。'
-    find = Finder(explorer.models, o)
+    how = dict(alpha=explorer.alpha, merge=explorer.merge)
+    find = Finder(explorer.models, o, **how)
     assert set(find('红球', 'zh', 5).video) <= set(o.videos) and len(find('red ball', 'en', 4)) == 4
     (tmp_path/'more').mkdir() # videos that came later, without queries
     for k in (0, 3): video(tmp_path/'more', f'new{k}.mp4', 6., k)
@@ -417,14 +418,14 @@ def test_train_summarise_search_and_diagnose(lessons, tmp_path):
     (tmp_path/'more'/'new3.en.srt').write_text(srt((0., 2., 'A ball.')))
     ingest(tmp_path/'more', tmp_path/'dataset', workers=1)
     later = OwnVideos(tmp_path/'dataset')
-    assert set(Finder(explorer.models, later)('红球', 'zh').video) == {'new0', 'new3'} and set(sum_up(result.setup, later)) == {'new0'}
+    assert set(Finder(explorer.models, later, **how)('红球', 'zh').video) == {'new0', 'new3'} and set(sum_up(result.setup, later)) == {'new0'}
     for folder in (result.folder, tmp_path/'runs'/'models'): assert doctor(folder, out) == []
     ingest(root/'in', tmp_path/'fast', video=PixelFeatures(fps=10.), text=HashedText(64), workers=1)
     said = doctor(result.folder, tmp_path/'fast')
     assert said and 'extractor is ' in said[0] and 'pixels at 10 frames' in said[0] and 'make them with that extractor' in said[0]
     assert any('reads other subtitles zh rows' in s and 'width is 768 there and 64 here' in s for s in doctor(tmp_path/'runs'/'models', tmp_path/'fast'))
     refused(lambda: sum_up(result.setup, OwnVideos(tmp_path/'fast')), 'has other rows than the system was trained on')
-    refused(lambda: Finder(explorer.models, OwnVideos(tmp_path/'fast')), 'a word has 64 numbers, but the model reads 768')
+    refused(lambda: Finder(explorer.models, OwnVideos(tmp_path/'fast'), **how), 'a word has 64 numbers, but the model reads 768')
     refused(lambda: doctor(tmp_path/'more', out), 'holds no checkpoint')
     refused(lambda: doctor(result.folder, tmp_path/'more'), 'holds no feature store')
 

@@ -286,8 +286,8 @@ def weighted_recalls(
 # %% ../../nbs/api/61_moment_rows.ipynb #a47e0c37
 def with_text_encoder(
     corpus:MomentCorpus, # from files
-)->MomentCorpus: # that embeds what is typed, if its subtitles' contract names an encoder without weights
-    "The corpus with the text encoder that made its rows."
+)->MomentCorpus: # as it was, if its subtitles' contract names no encoder that needs no weights
+    "The corpus with the text encoder that made its rows, for queries that somebody types."
     contract = getattr(corpus.subtitles[corpus.languages[0]], 'contract', None)
     return replace(corpus, embed=contract and embedder(contract))
 
