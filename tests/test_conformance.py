@@ -9,8 +9,9 @@ import papermill
 import pytest
 import torch
 
-from mcls_nb.core import TIDY
-from mcls_nb.experiments import ROWS, job
+from mcls_nb.papers.scores import TIDY
+from mcls_nb.experiments import job
+from mcls_nb.features import ROWS
 from mcls_nb.retrieve import baselines, c3
 from mcls_nb.retrieve import rows as moments
 from mcls_nb.retrieve.encoders import XMLConfig

@@ -8,7 +8,8 @@ import pandas as pd
 import papermill
 import pytest
 
-from mcls_nb.core import TIDY, DataError
+from mcls_nb.core import DataError
+from mcls_nb.papers.scores import TIDY
 from mcls_nb.explain import MomentExplorer
 from mcls_nb.grounding import (ANSWERS, MEASURES, ROLES, Grounder, GroundingJob, clauses, ground, grounding_links, grounding_scores, grounding_verdicts, knowable, main_scenes,
                                recap, recap_corpora, run_job, scene_of)

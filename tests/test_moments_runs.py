@@ -7,7 +7,8 @@ import pandas as pd
 import papermill
 import pytest
 
-from mcls_nb.core import TIDY, DataError
+from mcls_nb.core import DataError
+from mcls_nb.papers.scores import TIDY
 from mcls_nb.retrieve.data import load_mtvr, save_mtvr
 from mcls_nb.retrieve.recipes import judged_on
 from mcls_nb.retrieve.rows import METRICS, MomentJob, limits

@@ -5,7 +5,7 @@ import pytest
 from helpers import refused
 from mcls_nb.finder import MomentFinder, stitch_moments
 from mcls_nb.model_folder import contract_differences, fit_doctor
-from mcls_nb.retrieve.index import Ranking
+from mcls_nb.retrieve.spans import Ranking
 from mcls_nb.summarizer import VideoSummarizer, passages, stitch_summaries
 from mcls_nb.videos.extractors import HashedText, PixelFeatures
 from mcls_nb.videos.ingest import OwnVideos, ingest, whole

@@ -7,7 +7,8 @@ import papermill
 import psutil
 import pytest
 
-from mcls_nb.core import TIDY, DataError
+from mcls_nb.core import DataError
+from mcls_nb.papers.scores import TIDY
 from mcls_nb.papers.low_resource import sample_sizes
 from mcls_nb.summarize.rows import size_jobs
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from mcls_nb import runs, training
-from mcls_nb.core import TIDY, DataError
+from mcls_nb.core import DataError
+from mcls_nb.papers.scores import TIDY
 from mcls_nb.experiments import job, run
 from mcls_nb.papers.runs import grid, sweep
 from mcls_nb.summarize.rows import SummaryJob

@@ -26,7 +26,7 @@ from .scoring import WEIGHTS
 from .spans import Ranking, SpanRule, fill_up, rank_spans, temporal_nms
 
 # %% ../../nbs/api/35_index.ipynb #ca7959c8
-INDEX_FIELDS = ('names', 'durations', 'language', 'model', 'contracts') # what names an index's content
+INDEX_FIELDS = ('names', 'durations', 'language', 'model', 'contracts') # stored beside the rows
 
 # %% ../../nbs/api/35_index.ipynb #312ce6cc
 @dataclass(repr=False)

@@ -19,7 +19,7 @@ from ..batching import length_mask
 from ..core import DataError, atomic, check, choose, progress
 
 # %% ../../nbs/api/34_packing.ipynb #ae78f46c
-PACKED_ROWS = ('video', 'sub', 'deep') # of frames and of subtitles to find videos, of both for spans
+PACKED_ROWS = ('video', 'sub', 'deep') # two to find videos (frames, subtitles), one to find spans
 
 # %% ../../nbs/api/34_packing.ipynb #29049945
 @dataclass

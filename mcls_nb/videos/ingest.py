@@ -21,7 +21,8 @@ from fastcore.basics import patch
 from ..core import (as_dict, atomic, check, choose, lock, read_lines, replaceable,
                           run_folder)
 from ..features import FeatureStore
-from ..retrieve.data import MomentCorpus, Query, SpanRule, load_mtvr, save_mtvr
+from ..retrieve.data import MomentCorpus, Query, load_mtvr, save_mtvr
+from ..retrieve.spans import SpanRule
 from ..summarize.data import SPLITS, Corpus, Record, load_how2, save_how2
 from ..text import tokenize
 from .extractors import HashedText, PixelFeatures, embedder, subtitle_rows
