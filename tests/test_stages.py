@@ -109,7 +109,8 @@ def test_a_parameter_that_nobody_set():
     student = distilled(s, DistilConfig(1))
     def fill(cfg, *given): return transplant(Summarizer(cfg), s.teacher, *given)
     deeper, missing = replace(s.network, decoder_layers=2), 'has no such parameter'
-    refused(lambda: fill(s.network, student, 2), 'reader.encoder.layers.1', f'the student {missing}')
+    refused(lambda: fill(s.network, student, 2), 'reader.encoder.layers.1',
+            f'the student {missing}')
     refused(lambda: fill(s.network), f'reader.embed.words.weight: the student {missing}')
     refused(lambda: fill(deeper, student, 1), 'writer.layers.1', f'the teacher {missing}')
     # what a system does not read need not travel
