@@ -12,13 +12,14 @@ import torch.nn.functional as F
 
 from mcls_nb.batching import masked_mean
 from mcls_nb.distill import consolidate
-from mcls_nb.retrieve.c3 import (Consolidation, Taught, consolidation_losses,
+from mcls_nb.retrieve.c3 import (Consolidation, TeacherScores, consolidation_losses,
                                  localisation_consolidation, retrieval_consolidation,
-                                 stream_edges, teach)
+                                 stream_edges, teacher_scores)
 from mcls_nb.retrieve.encoders import XMLConfig, from_reference
 from mcls_nb.retrieve.losses import (LossConfig, compare, draw_negatives, hinge, localisation_loss,
                                      mxml_losses, neighbours)
 from mcls_nb.retrieve.scoring import Edges, Streams, clip_streams, retrieval_streams
+from mcls_nb.training import BertAdam
 
 FIXTURES = Path(__file__).parent/'fixtures'
 LANGUAGES = ('en', 'zh')
@@ -165,9 +166,9 @@ def test_edges(model, batch, compared, language):
     for stream, x in zip(('video', 'sub'), stream_edges(model, c, language)):
         equal(x.start, z[f'c3_{stream}_st_logits'], f'{stream} alone')
         equal(x.end, z[f'c3_{stream}_ed_logits'], f'{stream} alone')
-    said = teach(model, batch, LANGUAGES)[language]
-    equal(said.videos, c.videos.merged())
-    equal(said.edges.end, z['ed_logits'])
+    teacher = teacher_scores(model, batch, LANGUAGES)[language]
+    equal(teacher.videos, c.videos.merged())
+    equal(teacher.edges.end, z['ed_logits'])
 
 def test_edges_with_cross_attention(crossed):
     z, (model, c) = part(load('e_st_ed'), 'xml_cross.'), crossed
@@ -259,14 +260,15 @@ CASES = ('c3_case1', 'c3_case2_extreme', 'c3_case3_tau1')
 WAYS = {'c3': (LANGUAGES, True), 'ic2_both': (LANGUAGES, False), # who learns, from others or itself
         'ic2_en': (('en',), False), 'ic2_zh': (('zh',), False)}
 
-class Lesson:
+class CaseScores:
     "Scores of a case, where a model would have made them: teacher's and student's, in both tasks."
     def __init__(self, z, merge, languages=LANGUAGES):
         self.z, self.mask = z, z['mask']
-        self.taught, self.compared = {}, {}
+        self.teacher, self.compared = {}, {}
         for l in LANGUAGES:
             videos = Streams(self.given('teacher_video', l), self.given('teacher_sub', l))
-            self.taught[l] = Taught(videos.merged(merge), Edges(*self.both_edges('teacher_', l)))
+            edges = Edges(*self.both_edges('teacher_', l))
+            self.teacher[l] = TeacherScores(videos.merged(merge), edges)
         leaf = lambda x: x.clone().requires_grad_()
         for l in languages:
             videos = (self.given(f'student_{stream}', l) for stream in ('video', 'sub'))
@@ -284,7 +286,7 @@ class Lesson:
     def edges(self, language): return lambda both, mask: Edges(*both) # the logits are given
     def terms(self, **settings):
         batch = SimpleNamespace(own=torch.arange(5))
-        return consolidation_losses(self, batch, self.compared, self.taught,
+        return consolidation_losses(self, batch, self.compared, self.teacher,
                                     Consolidation(**settings), .01)
 
 def settings(z, **more): return dict(tau_vr=z['tau_vr'].item(), tau_loc=z['tau_loc'].item(), **more)
@@ -302,23 +304,23 @@ def same_gradient(ours, theirs, what):
 def test_consolidation_of_retrieval(case, merge, reading, short):
     z, cut = load(case, 'c3'), f'out.vr_{merge}.'
     for way, (languages, across) in WAYS.items():
-        lesson = Lesson(z, merge, languages)
-        loss = lesson.terms(**settings(z, across=across, reading=reading))['c3_vr']
+        scores = CaseScores(z, merge, languages)
+        loss = scores.terms(**settings(z, across=across, reading=reading))['c3_vr']
         close(loss, z[f'{cut}{way}.{short}'], way)
-    lesson, tau = Lesson(z, merge), z['tau_vr'].item()
+    scores, tau = CaseScores(z, merge), z['tau_vr'].item()
     cfg = Consolidation(**settings(z, reading=reading))
-    lesson.terms(**settings(z, reading=reading))['c3_vr'].backward()
+    scores.terms(**settings(z, reading=reading))['c3_vr'].backward()
     for g, h in (LANGUAGES, LANGUAGES[::-1]):
-        teacher = lesson.taught[h].videos
+        teacher = scores.teacher[h].videos
         for stream in ('video', 'sub'):
-            student = getattr(lesson.compared[g].videos, stream)
+            student = getattr(scores.compared[g].videos, stream)
             grad = z[f'{cut}grad_{short}.{stream}_{g}']
             same_gradient(student.grad, grad, f'{stream}, {g}')
             term = consolidate(teacher, student, tau, reading=reading).mean()
             close(term, z[f'{cut}term_{short}.{stream}_student_{g}'])
             equal((student / z['tau_vr']).softmax(-1), z[f'{cut}student_prob.{stream}_{g}'])
-        equal((lesson.taught[g].videos / z['tau_vr']).softmax(-1), z[f'{cut}teacher_prob.{g}'])
-        both = retrieval_consolidation(teacher, lesson.compared[g].videos, torch.arange(5), cfg)
+        equal((scores.teacher[g].videos / z['tau_vr']).softmax(-1), z[f'{cut}teacher_prob.{g}'])
+        both = retrieval_consolidation(teacher, scores.compared[g].videos, torch.arange(5), cfg)
         due = sum(z[f'{cut}term_{short}.{s}_student_{g}'] for s in ('video', 'sub'))
         close(both, due)
 
@@ -326,14 +328,14 @@ def test_consolidation_of_retrieval(case, merge, reading, short):
 def test_consolidation_of_localisation(case):
     z = load(case, 'c3')
     for way, (languages, across) in WAYS.items():
-        loss = Lesson(z, 'mean', languages).terms(**settings(z, across=across))['c3_loc']
+        loss = CaseScores(z, 'mean', languages).terms(**settings(z, across=across))['c3_loc']
         close(loss, z[f'out.loc.{way}.mean'], way) # .01 x 100 = 1
         equal(5 * loss, z[f'out.loc.{way}.sum'], way, 5e-5 * max(1, loss.item()))
-    lesson, rows, both = Lesson(z, 'mean'), 0., 0.
+    scores, rows, both = CaseScores(z, 'mean'), 0., 0.
     tau, cfg = z['tau_loc'].item(), Consolidation(**settings(z))
-    lesson.terms(**settings(z))['c3_loc'].backward()
+    scores.terms(**settings(z))['c3_loc'].backward()
     for g, h in (LANGUAGES, LANGUAGES[::-1]):
-        teacher, curve = lesson.taught[h].edges, lesson.compared[g].curve
+        teacher, curve = scores.teacher[h].edges, scores.compared[g].curve
         for stream, student in dict(video=curve.video, sub=curve.sub).items():
             sides = zip(('st', 'ed'), (teacher.start, teacher.end), student, student.grad)
             for side, t, s, grad in sides:
@@ -351,7 +353,8 @@ def test_consolidation_of_localisation(case):
 @pytest.mark.parametrize('case', CASES)
 def test_whole_loss(case, reading, short):
     z = load(case, 'c3')
-    base, terms = part(z, 'in.base_loss.'), Lesson(z, 'mean').terms(**settings(z, reading=reading))
+    base, scores = part(z, 'in.base_loss.'), CaseScores(z, 'mean')
+    terms = scores.terms(**settings(z, reading=reading))
     loss = base['vr'] + .01 * base['loc'] + base['nc'] + sum(terms.values())
     close(loss, z[f'out.total.vr_mean_{short}_loc_mean'])
 
@@ -359,7 +362,7 @@ def test_single_precision_is_enough():
     z = load('c3_case2_extreme', 'c3') # logits of 20, temperature .02
     z = {k: v.float() if v.is_floating_point() else v for k, v in z.items()}
     for name, theirs in (('c3_vr', z['out.vr_mean.c3.full']), ('c3_loc', z['out.loc.c3.mean'])):
-        ours = Lesson(z, 'mean').terms(**settings(z))[name]
+        ours = CaseScores(z, 'mean').terms(**settings(z))[name]
         assert abs(ours / theirs - 1) < 1e-6
 
 

@@ -145,6 +145,7 @@ class SummaryTraining:
         "Stage 2: a text side of the source language that imitates the teacher's."
         check(self.network.reads != 'video', 'a system that reads only video has no text to distil', 'recipe',
               'choose another recipe, or read both')
+        self.check_parts()
         cfg = DistilConfig(layers, **how)
         vocabs = self.foreign_vocabs(teacher)
         data = self.data('train', self.language, vocabs), self.data('train', 'en', teacher.vocabs)
@@ -155,9 +156,7 @@ class SummaryTraining:
 
     def transplant(self, teacher, student=None, words='student', layers='student')->Trained:
         "The beginning of stage 3: a network whose parameters come from the stages before."
-        check(isinstance(self.network, SummarizerConfig),
-              f'a network of {type(self.network).__name__} has no parts that could travel', 'recipe',
-              'only transformers are transplanted')
+        self.check_parts()
         vocabs = self.foreign_vocabs(teacher)
         network = self.fresh(vocabs)
         depth, normed = (student.layers, student.normed) if student else (self.network.encoder_layers, False)
@@ -281,6 +280,14 @@ def fresh(self:SummaryTraining, vocabs, share:bool=False): # a network
     cfg = self.config(vocabs, share_words=share and self.network.reads != 'video')
     set_seed(stream_seed('weights', self.seed))
     return cfg.build()
+
+# %% ../../nbs/api/27_recipes.ipynb #17a3e307
+@patch
+def check_parts(self:SummaryTraining):
+    "Refuse a network without encoder layers that could be distilled or transplanted."
+    check(isinstance(self.network, SummarizerConfig),
+          f'a network of {type(self.network).__name__} has no parts that could travel', 'recipe',
+          'only transformers are transplanted')
 
 # %% ../../nbs/api/27_recipes.ipynb #2b0f5b7e
 @patch
