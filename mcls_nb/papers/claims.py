@@ -7,7 +7,7 @@ __all__ = ['VERDICT', 'SCORES', 'MCLS_TABLES_2_3', 'MCLS_TABLES_4_5', 'MCLS', 'L
            'STAGED', 'C3_TEST', 'C3_VAL', 'TVR_VAL', 'TVR_TEST', 'PAPERS', 'PUBLICATIONS', 'comparable', 'means',
            'verdict_word', 'verdict', 'verdicts', 'item_difference', 'item_differences', 'Paper', 'paper_table',
            'paper_claims', 'numbers_of', 'pairs', 'best_layer', 'recall_names', 'tvr_paper', 'Publication',
-           'systems_of', 'claimed_pairs', 'for_tables', 'write_beside']
+           'all_recalls', 'systems_of', 'claimed_pairs', 'for_tables', 'write_beside']
 
 # %% ../../nbs/api/64_claims.ipynb #c3ca29a9
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def verdict_word(low:float, high:float)->str: # of a difference's interval
     "What an interval says about a claim."
     return 'holds' if low > 0 else 'does not hold' if high < 0 else 'undecided'
 
-# %% ../../nbs/api/64_claims.ipynb #2d203b2a
+# %% ../../nbs/api/64_claims.ipynb #a50b5b8f
 VERDICT = ('claim', 'metric', 'seeds', 'difference', 'low', 'high', 'verdict') # columns
 
 # %% ../../nbs/api/64_claims.ipynb #38f21e81
@@ -77,7 +77,7 @@ def verdict(
     return dict(claim=f'{better} > {worse}', metric=metric, seeds=len(differences), difference=mean, low=low,
                 high=high, verdict=verdict_word(low, high))
 
-# %% ../../nbs/api/64_claims.ipynb #7f57f4f1
+# %% ../../nbs/api/64_claims.ipynb #ef89a6f4
 def verdicts(
     rows:pd.DataFrame, # tidy
     pairs, # of (better, worse)
@@ -112,7 +112,7 @@ def item_difference(
     return dict(claim=claim, metric=metric, seeds=len(seeds), items=len(mine), difference=difference, low=low,
                 high=high, verdict=verdict_word(low, high))
 
-# %% ../../nbs/api/64_claims.ipynb #5ee10b31
+# %% ../../nbs/api/64_claims.ipynb #4bf431e5
 def item_differences(
     runs:list, # finished runs of several systems
     pairs, # of (better, worse)
@@ -255,7 +255,7 @@ MCLS = Paper(
             ('VDF-TS-E1', 'VDF-TS-E', 'Table 5'), ('VDF-TS-E2', 'VDF-TS-E', 'section 3.6 (2)'))},
     metrics=dict.fromkeys((2, 3, 4, 5), ('rougeL',)), beyond={2: ('Pipe-NCLS true En',)})
 
-# %% ../../nbs/api/64_claims.ipynb #ee389d82
+# %% ../../nbs/api/64_claims.ipynb #d67ffd8e
 LAYERS = ('VDF-TS-V', 'VDF-TS-E1', 'VDF-TS-E2', 'VDF-TS-E3', 'VDF-TS-E') # none, after 1, 2, 3, after the last
 
 # %% ../../nbs/api/64_claims.ipynb #dcef4690
@@ -329,7 +329,7 @@ TVR_TEST = tvr_paper('test-public', XML=(7.25, 3.25), IC2=(8.45, 4.00))
 # %% ../../nbs/api/64_claims.ipynb #a17725fb
 PAPERS = {'MCLS': MCLS, 'C3 test': C3_TEST, 'C3 val': C3_VAL, 'TVR val': TVR_VAL, 'TVR test': TVR_TEST}
 
-# %% ../../nbs/api/64_claims.ipynb #148eeeda
+# %% ../../nbs/api/64_claims.ipynb #62bc22a9
 @dataclass
 class Publication:
     "A paper with all of its tables, on whatever data they stand."
@@ -347,21 +347,24 @@ class Publication:
         asked = [one_of(n, names, 'table') for n in listed(numbers)]
         return [(n, part) for n, part in found if not asked or str(n) in asked]
 
-# %% ../../nbs/api/64_claims.ipynb #999d4b4c
-_streams = 'VR frames R@1', 'VR subtitles R@1'
-_languages = ('', 'en', 'zh')
-_recalls = [(task, k, ious) for task, ious in (('VCMR', (.5, .7)), ('SVMR', (.5, .7)), ('VR', ())) for k in KS]
+# %% ../../nbs/api/64_claims.ipynb #8c423f55
+def all_recalls(languages=('', 'en', 'zh'))->tuple:
+    "Names of all recalls, in each language and in the mean."
+    tasks = dict(VCMR=(.5, .7), SVMR=(.5, .7), VR=())
+    names = [recall_names(task, k, ious, languages) for task, ious in tasks.items() for k in KS]
+    return sum(names, ())
+
+# %% ../../nbs/api/64_claims.ipynb #50a90385
 PUBLICATIONS = {
     'MCLS': Publication(
         (MCLS,), (*DIALECTS['how2'], 'slots'), ('rouge1', 'rouge2', 'rougeL', 'bleu4', 'cider', 'slots'),
         ('rougeL', 'slots'), ('rougeL', 'slots'), 'VDF'),
     'C3': Publication(
-        (C3_TEST, C3_VAL, TVR_VAL, TVR_TEST),
-        tuple(name for about in _recalls for name in recall_names(*about, _languages)), (), (),
-        ('VCMR R@1 IoU=0.5', 'VCMR R@1 IoU=0.7', 'SVMR R@1 IoU=0.5', 'VR R@1', *_streams), 'mXML'),
+        (C3_TEST, C3_VAL, TVR_VAL, TVR_TEST), all_recalls(), (), (),
+        ('VCMR R@1 IoU=0.5', 'VCMR R@1 IoU=0.7', 'SVMR R@1 IoU=0.5', 'VR R@1'), 'mXML'),
 }
 
-# %% ../../nbs/api/64_claims.ipynb #13de7a4d
+# %% ../../nbs/api/64_claims.ipynb #ce3201a2
 def systems_of(
     tables, # of (number, `Paper`)
 )->list: # names
@@ -369,14 +372,14 @@ def systems_of(
     systems = [s for n, part in tables for s in (*part.tables[n], *(part.beyond or {}).get(n, ()))]
     return list(dict.fromkeys(systems))
 
-# %% ../../nbs/api/64_claims.ipynb #b7835b00
+# %% ../../nbs/api/64_claims.ipynb #1d8796ff
 def claimed_pairs(
     tables, # of (number, `Paper`)
 )->list: # of (better, worse)
     "The pairs that some tables make claims about, each once."
     return list(dict.fromkeys((a, b) for n, part in tables for a, b, _ in part.claims[n]))
 
-# %% ../../nbs/api/64_claims.ipynb #78aa917f
+# %% ../../nbs/api/64_claims.ipynb #622eb6ff
 def for_tables(
     make, # `paper_table` or `paper_claims`
     tables, # of (number, `Paper`)
@@ -388,11 +391,11 @@ def for_tables(
     for n, part in tables:
         asked = [m for m in metrics or part.metrics[n] if m in measured]
         if asked: frames.append(make(part, n, rows, asked).assign(table=n, of=part.data))
-    check(frames, f'none of {", ".join(metrics)} was measured', 'metrics', 'ask for another')
+    check(frames, f'none of these was measured: {", ".join(metrics)}', 'metrics', 'ask for another')
     together = pd.concat(frames, ignore_index=True)
     return together[['table', 'of', *together.columns.drop(['table', 'of'])]]
 
-# %% ../../nbs/api/64_claims.ipynb #23df39bd
+# %% ../../nbs/api/64_claims.ipynb #8c537156
 def write_beside(
     file, # of the rows, e.g. runs/table-mcls-small.csv
     tables:dict, # ending of the name -> DataFrame; an empty one is not written

@@ -59,7 +59,7 @@ def read_tidy(
           f'tidy rows have {", ".join(TIDY)}; {fix}')
     return typed(frame)
 
-# %% ../../nbs/api/61_scores.ipynb #ffca1720
+# %% ../../nbs/api/61_scores.ipynb #f22acba7
 def listed(
     text, # e.g. 'VDF, NCLS'
 )->list: # of names, each once
@@ -310,14 +310,12 @@ def moment_limits(
     table['metric'] = [metric_name(line) for line in table.assign(kind='').itertuples()]
     return table[['metric', 'floor', 'ceiling']]
 
-# %% ../../nbs/api/61_scores.ipynb #e1e26894
+# %% ../../nbs/api/61_scores.ipynb #2e0a1a49
 def summary_limits(
-    corpus:Corpus,
-    metrics=('rougeL', 'bleu4'), # of the `how2` dialect
-    split:str='test',
-)->pd.DataFrame: # metric, floor, ceiling; empty for videos that were not generated
+    bounds:pd.DataFrame, # from `summary_bounds`; None for videos that were not generated
+)->pd.DataFrame: # metric, floor, ceiling
     "Floors and ceilings of summaries, as far as they are known."
-    if corpus.world is None: return pd.DataFrame(columns=['metric', 'floor', 'ceiling'])
-    known = summary_bounds(corpus, split, metrics).set_index('knows')
-    both = known.loc[['nothing', 'what transcript and frames tell']].T
+    if bounds is None: return pd.DataFrame(columns=['metric', 'floor', 'ceiling'])
+    knows = ['nothing', 'what transcript and frames tell']
+    both = bounds.set_index('knows').loc[knows].T
     return both.set_axis(['floor', 'ceiling'], axis=1).rename_axis('metric').reset_index()
