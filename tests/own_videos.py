@@ -49,7 +49,7 @@ class Counting(PixelFeatures):
 
 @pytest.fixture(scope='module')
 def lessons(tmp_path_factory):
-    "Ten small videos in Chinese, with summaries and queries; the folder, and what ingest says of it."
+    "Ten small videos in Chinese with summaries and queries; the folder, what ingest says of it."
     root = tmp_path_factory.mktemp('lessons')
     f = root/'in'
     f.mkdir()

@@ -1,4 +1,4 @@
-"Guards on the repository: imports flow one way, notebooks and package in step, code that can be read."
+"Guards on the repository: imports flow one way, notebooks and package agree, code can be read."
 import ast, io, json, os, re, shutil, subprocess, sys, tokenize
 from pathlib import Path
 

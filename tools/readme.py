@@ -1,4 +1,4 @@
-"Render nbs/index.ipynb as README.md, with the outputs stored there: python tools/readme.py [FOLDER]"
+"Render nbs/index.ipynb as README.md, with its stored outputs: python tools/readme.py [FOLDER]"
 import re, sys
 from pathlib import Path
 
@@ -13,7 +13,8 @@ book.metadata.language_info = {'name': 'python'} # cleaned away in the repositor
 book.cells = [c for c in book.cells if not re.match(r'#\s*\|\s*hide\b', c.source)]
 for c in book.cells:
     if c.cell_type == 'code': c.source = re.sub(r'^#\s*\|.*\n', '', c.source, flags=re.M)
-text, made = MarkdownExporter().from_notebook_node(book, {'unique_key': 'README', 'output_files_dir': 'README_files'})
+names = {'unique_key': 'README', 'output_files_dir': 'README_files'}
+text, made = MarkdownExporter().from_notebook_node(book, names)
 for name, data in made['outputs'].items(): # pictures
     (out/name).parent.mkdir(exist_ok=True)
     (out/name).write_bytes(data)
