@@ -182,7 +182,7 @@ def test_impossible_samples(name, n):
 # --- what is not possible ---
 
 def test_unknown_arguments():
-    "Refused before anything is trained."
+    "No recipe and no training swallows what it does not know."
     with pytest.raises(TypeError): training(sample=5)
     with pytest.raises(TypeError): direct(training(), 5)
     with pytest.raises(TypeError): ts_e_without_kd(training(), layers=1)
