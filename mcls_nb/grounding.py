@@ -147,7 +147,7 @@ def ground(
     found.insert(0, 'clause', texts)
     return found
 
-# %% ../nbs/api/71_grounding.ipynb #d90dcd4d
+# %% ../nbs/api/71_grounding.ipynb #23b68489
 FINDER = SYSTEMS['mXML'] # that finds moments for what others write
 
 # %% ../nbs/api/71_grounding.ipynb #71a9387f
@@ -164,7 +164,8 @@ def scene_of(
     return (shared.index(best) if fits else None), best
 
 # %% ../nbs/api/71_grounding.ipynb #69825f2c
-MEASURES = {'IoU=0.3': .3, 'IoU=0.5': .5, 'IoU': None} # -> least overlap of a hit; None: the overlap itself
+# name -> overlap from which on an answer counts; None: as much as it overlaps
+MEASURES = {'IoU=0.3': .3, 'IoU=0.5': .5, 'IoU': None}
 
 # %% ../nbs/api/71_grounding.ipynb #67e5c79c
 ANSWERS = ('linked', 'random', 'constant', 'place', 'another', 'best') # whose overlap is measured
@@ -180,7 +181,7 @@ def legal_spans(
     legal = (ed - st >= shortest) & (ed - st <= longest)
     return rule.seconds(st[legal], ed[legal])
 
-# %% ../nbs/api/71_grounding.ipynb #e7a21de6
+# %% ../nbs/api/71_grounding.ipynb #ad6fbbe5
 def best_parts(
     world, # `worlds.tv.TVWorld`
 )->dict: # (number of the clause, of how many), or () for all clauses -> (start, end), 0 to 1
@@ -210,7 +211,7 @@ def linked_clauses(
                     for where in ('video', 'other'))
     return frame.join(mine).join(others[['start', 'end']].add_prefix('other_'))
 
-# %% ../nbs/api/71_grounding.ipynb #e3f6bfbc
+# %% ../nbs/api/71_grounding.ipynb #e8a0989a
 def answer_overlaps(
     link, # a line of `linked_clauses`
     truth:tuple, # (start, end) of the true moment, in seconds
@@ -230,7 +231,7 @@ def answer_overlaps(
         place=overlap(*(np.array(place) * duration)),
         another=overlap(link.other_start, link.other_end), best=spans.max())
 
-# %% ../nbs/api/71_grounding.ipynb #97391fdd
+# %% ../nbs/api/71_grounding.ipynb #1c92f017
 def answer_values(
     overlaps:dict, # from `answer_overlaps`; none for a clause that fits no scene
 )->dict: # e.g. 'linked IoU=0.5' -> 0 to 1
@@ -262,7 +263,7 @@ def judged_link(
     truth = dict(scene=scene, shared=shared, true_start=start, true_end=end)
     return truth | answer_values(overlaps)
 
-# %% ../nbs/api/71_grounding.ipynb #dba73930
+# %% ../nbs/api/71_grounding.ipynb #a46800d3
 def grounding_links(
     explorer, # `explain.MomentExplorer` of a generated TV
     texts, # (video, its summary in English) of each video
@@ -299,7 +300,7 @@ def grounding_lines(
             lines.append(dict(task='grounding', kind=answer, value=value, **about))
     return lines
 
-# %% ../nbs/api/71_grounding.ipynb #fda522f6
+# %% ../nbs/api/71_grounding.ipynb #f076c78a
 def grounding_scores(
     links:pd.DataFrame, # from `grounding_links`
     world, # `worlds.tv.TVWorld`
@@ -321,23 +322,25 @@ class Grounder:
     def __call__(self,
         i:int, # number of the video
         summary:str, # of it
-    )->list: # of (`finder.MomentView`, (start, end) of the true moment or None), one a clause
+    )->list: # of (`finder.MomentView`, the true moment or None), one a clause
         "Each clause with the view that explains its moment, and the truth."
         n = len(self.names)
         check(0 <= i < n, f'there is no video {i}', 'Grounder', f'choose one from 0 to {n - 1}')
         view = lambda clause: self.explorer.view(clause, self.language, self.names[i])
         return [(view(c), self.truth(i, c)) for c in clauses(summary)]
 
-    def truth(self,
-        i:int, # number of the video
-        clause:str, # about it
-    ): # (start, end) in seconds
-        "The true moment; None where it is not known, or nothing like it happens."
-        world, split = self.explorer.corpus.world, self.explorer.split
-        if world is None: return None
-        scenes = next(v.scenes for v in world.split(split) if v.name == self.names[i])
-        k, _ = scene_of(clause, scenes)
-        return None if k is None else tuple(scenes[k][:2])
+# %% ../nbs/api/71_grounding.ipynb #6fe4c302
+@patch
+def truth(self:Grounder,
+    i:int, # number of the video
+    clause:str, # about it
+): # (start, end) in seconds
+    "The true moment; None where it is not known, or nothing like it happens."
+    world, split = self.explorer.corpus.world, self.explorer.split
+    if world is None: return None
+    scenes = next(v.scenes for v in world.split(split) if v.name == self.names[i])
+    k, _ = scene_of(clause, scenes)
+    return None if k is None else tuple(scenes[k][:2])
 
 # %% ../nbs/api/71_grounding.ipynb #e94f55ca
 @dataclass(frozen=True)
@@ -361,7 +364,7 @@ class GroundingPreset:
 GROUNDING_NETWORK = SummarizerConfig(d=64, heads=2, ffn=128, encoder_layers=2, decoder_layers=2,
                                      cascaded_layers='all', attention_dropout=0., ffn_dropout=0.)
 
-# %% ../nbs/api/71_grounding.ipynb #61296212
+# %% ../nbs/api/71_grounding.ipynb #5dc15b1a
 def recap_preset(
     epochs:int, # of training
     beam:int, # beginnings of a recap that are kept
@@ -383,14 +386,14 @@ GROUNDINGS = {
         recap_preset(epochs=8, beam=4), MOMENTS['small'].changed(epochs=6)),
 }
 
-# %% ../nbs/api/71_grounding.ipynb #8ae8a340
+# %% ../nbs/api/71_grounding.ipynb #a81aef79
 @dataclass
 class GroundingTraining:
     "How both halves were trained."
     writing: SummaryTraining # the reference has nothing `trained`
     finding: MomentTraining
 
-# %% ../nbs/api/71_grounding.ipynb #c29d0bb9
+# %% ../nbs/api/71_grounding.ipynb #0695334b
 @dataclass
 class GroundedWriter:
     "A summarizer, and a finder of moments in the same videos."
@@ -403,8 +406,8 @@ class Grounding(Summarizing):
     "A system that writes recaps, with mXML, which finds moments in the same videos."
     presets, options = GROUNDINGS, ()
 
-    def open(self, preset:GroundingPreset, data:str='', smoke:bool=False)->tuple: # (Corpus, MomentCorpus)
-        "Both corpora, of the same videos; those of a smoke run are few by its preset."
+    def open(self, preset, data:str='', smoke:bool=False)->tuple: # (Corpus, MomentCorpus)
+        "Both corpora, of the same videos; a smoke run has few by its preset."
         texts, films = recap_corpora(TVWorld(preset.world, 0))
         return texts, replace(films, rule=preset.moments.rule)
 
@@ -425,7 +428,7 @@ class Grounding(Summarizing):
         folders = FINDER.folders(out, '', preset.moments, shared)
         return GroundingTraining(writing, FINDER.follow(films, preset.moments, seed, **folders))
 
-# %% ../nbs/api/71_grounding.ipynb #56a7cfab
+# %% ../nbs/api/71_grounding.ipynb #9f1e3078
 @patch
 def product(self:Grounding, training, sizes, **provenance)->GroundedWriter:
     "Both halves as products."
@@ -435,10 +438,10 @@ def product(self:Grounding, training, sizes, **provenance)->GroundedWriter:
     if writing.trained: writer = Summarizing.product(self, writing, sizes.summary, **about)
     return GroundedWriter(writer, explorer, about)
 
-# %% ../nbs/api/71_grounding.ipynb #0adfac6d
+# %% ../nbs/api/71_grounding.ipynb #29488b83
 @patch
-def judge(self:Grounding, product, training, preset, folder, only=None)->tuple: # (links, split -> lines)
-    "Write recaps of the test videos, link their clauses, and score both; recaps and links are kept."
+def judge(self:Grounding, product, training, preset, folder, only=None)->tuple:
+    "Write recaps, link their clauses, keep and score both: (links, split -> lines of numbers)."
     corpus = training.writing.corpus
     records, lines = corpus.splits['test'], []
     recaps = pd.DataFrame(dict(id=[r.id for r in records], reference=[r.summary for r in records]))
@@ -452,7 +455,7 @@ def judge(self:Grounding, product, training, preset, folder, only=None)->tuple: 
         with atomic(Path(folder)/name) as path: frame.to_csv(path, index=False)
     return links, dict(test=lines + grounding_lines(links, corpus.world))
 
-# %% ../nbs/api/71_grounding.ipynb #a4539796
+# %% ../nbs/api/71_grounding.ipynb #701f1599
 @patch
 def item_scores(self:Grounding, folder, line)->pd.Series: # index: id of the video
     "The mean over the clauses of each test video, in percent, 0 without any; `line` is a tidy row."
@@ -464,16 +467,16 @@ def item_scores(self:Grounding, folder, line)->pd.Series: # index: id of the vid
     means = links[metric_name(line)].groupby(links.video).mean()
     return 100. * means.reindex(videos, fill_value=0.)
 
-# %% ../nbs/api/71_grounding.ipynb #d44fe4f0
+# %% ../nbs/api/71_grounding.ipynb #1783c9bf
 def true_recap(training:SummaryTraining):
     "The recipe of the reference: there is nothing to train."
 
-# %% ../nbs/api/71_grounding.ipynb #56f3cee1
-_reference = Grounding('reference', 'control', 'everything', 'the true recap', transformer, true_recap)
-_written = [Grounding(**vars(SYSTEMS[n])) for n in ('VDF', 'NCLS', 'MT')]
-WRITERS = {s.name: s for s in (*_written, _reference)} # system -> it, with what finds its moments
+# %% ../nbs/api/71_grounding.ipynb #cc4dcf55
+WRITERS = {n: Grounding(**vars(SYSTEMS[n])) for n in ('VDF', 'NCLS', 'MT')}
+WRITERS['reference'] = Grounding(
+    'reference', 'control', 'everything', 'the true recap', transformer, true_recap)
 
-# %% ../nbs/api/71_grounding.ipynb #ec190958
+# %% ../nbs/api/71_grounding.ipynb #6152968d
 class GroundingRun(Run):
     "What decides the numbers of a run of grounded summaries."
     def __post_init__(self):
