@@ -147,7 +147,7 @@ def ground(
     found.insert(0, 'clause', texts)
     return found
 
-# %% ../nbs/api/71_grounding.ipynb #23b68489
+# %% ../nbs/api/71_grounding.ipynb #d90dcd4d
 FINDER = SYSTEMS['mXML'] # that finds moments for what others write
 
 # %% ../nbs/api/71_grounding.ipynb #71a9387f
@@ -181,7 +181,7 @@ def legal_spans(
     legal = (ed - st >= shortest) & (ed - st <= longest)
     return rule.seconds(st[legal], ed[legal])
 
-# %% ../nbs/api/71_grounding.ipynb #ad6fbbe5
+# %% ../nbs/api/71_grounding.ipynb #e7a21de6
 def best_parts(
     world, # `worlds.tv.TVWorld`
 )->dict: # (number of the clause, of how many), or () for all clauses -> (start, end), 0 to 1
@@ -211,7 +211,7 @@ def linked_clauses(
                     for where in ('video', 'other'))
     return frame.join(mine).join(others[['start', 'end']].add_prefix('other_'))
 
-# %% ../nbs/api/71_grounding.ipynb #e8a0989a
+# %% ../nbs/api/71_grounding.ipynb #e3f6bfbc
 def answer_overlaps(
     link, # a line of `linked_clauses`
     truth:tuple, # (start, end) of the true moment, in seconds
@@ -231,7 +231,7 @@ def answer_overlaps(
         place=overlap(*(np.array(place) * duration)),
         another=overlap(link.other_start, link.other_end), best=spans.max())
 
-# %% ../nbs/api/71_grounding.ipynb #1c92f017
+# %% ../nbs/api/71_grounding.ipynb #97391fdd
 def answer_values(
     overlaps:dict, # from `answer_overlaps`; none for a clause that fits no scene
 )->dict: # e.g. 'linked IoU=0.5' -> 0 to 1
@@ -263,7 +263,7 @@ def judged_link(
     truth = dict(scene=scene, shared=shared, true_start=start, true_end=end)
     return truth | answer_values(overlaps)
 
-# %% ../nbs/api/71_grounding.ipynb #a46800d3
+# %% ../nbs/api/71_grounding.ipynb #dba73930
 def grounding_links(
     explorer, # `explain.MomentExplorer` of a generated TV
     texts, # (video, its summary in English) of each video
@@ -300,7 +300,7 @@ def grounding_lines(
             lines.append(dict(task='grounding', kind=answer, value=value, **about))
     return lines
 
-# %% ../nbs/api/71_grounding.ipynb #f076c78a
+# %% ../nbs/api/71_grounding.ipynb #fda522f6
 def grounding_scores(
     links:pd.DataFrame, # from `grounding_links`
     world, # `worlds.tv.TVWorld`
@@ -329,7 +329,7 @@ class Grounder:
         view = lambda clause: self.explorer.view(clause, self.language, self.names[i])
         return [(view(c), self.truth(i, c)) for c in clauses(summary)]
 
-# %% ../nbs/api/71_grounding.ipynb #6fe4c302
+# %% ../nbs/api/71_grounding.ipynb #3b195480
 @patch
 def truth(self:Grounder,
     i:int, # number of the video
@@ -364,7 +364,7 @@ class GroundingPreset:
 GROUNDING_NETWORK = SummarizerConfig(d=64, heads=2, ffn=128, encoder_layers=2, decoder_layers=2,
                                      cascaded_layers='all', attention_dropout=0., ffn_dropout=0.)
 
-# %% ../nbs/api/71_grounding.ipynb #5dc15b1a
+# %% ../nbs/api/71_grounding.ipynb #61296212
 def recap_preset(
     epochs:int, # of training
     beam:int, # beginnings of a recap that are kept
@@ -386,14 +386,14 @@ GROUNDINGS = {
         recap_preset(epochs=8, beam=4), MOMENTS['small'].changed(epochs=6)),
 }
 
-# %% ../nbs/api/71_grounding.ipynb #a81aef79
+# %% ../nbs/api/71_grounding.ipynb #8ae8a340
 @dataclass
 class GroundingTraining:
     "How both halves were trained."
     writing: SummaryTraining # the reference has nothing `trained`
     finding: MomentTraining
 
-# %% ../nbs/api/71_grounding.ipynb #0695334b
+# %% ../nbs/api/71_grounding.ipynb #c29d0bb9
 @dataclass
 class GroundedWriter:
     "A summarizer, and a finder of moments in the same videos."
@@ -428,7 +428,7 @@ class Grounding(Summarizing):
         folders = FINDER.folders(out, '', preset.moments, shared)
         return GroundingTraining(writing, FINDER.follow(films, preset.moments, seed, **folders))
 
-# %% ../nbs/api/71_grounding.ipynb #9f1e3078
+# %% ../nbs/api/71_grounding.ipynb #56a7cfab
 @patch
 def product(self:Grounding, training, sizes, **provenance)->GroundedWriter:
     "Both halves as products."
@@ -438,7 +438,7 @@ def product(self:Grounding, training, sizes, **provenance)->GroundedWriter:
     if writing.trained: writer = Summarizing.product(self, writing, sizes.summary, **about)
     return GroundedWriter(writer, explorer, about)
 
-# %% ../nbs/api/71_grounding.ipynb #29488b83
+# %% ../nbs/api/71_grounding.ipynb #784d912d
 @patch
 def judge(self:Grounding, product, training, preset, folder, only=None)->tuple:
     "Write recaps, link their clauses, keep and score both: (links, split -> lines of numbers)."
@@ -455,7 +455,7 @@ def judge(self:Grounding, product, training, preset, folder, only=None)->tuple:
         with atomic(Path(folder)/name) as path: frame.to_csv(path, index=False)
     return links, dict(test=lines + grounding_lines(links, corpus.world))
 
-# %% ../nbs/api/71_grounding.ipynb #701f1599
+# %% ../nbs/api/71_grounding.ipynb #a4539796
 @patch
 def item_scores(self:Grounding, folder, line)->pd.Series: # index: id of the video
     "The mean over the clauses of each test video, in percent, 0 without any; `line` is a tidy row."
@@ -467,16 +467,16 @@ def item_scores(self:Grounding, folder, line)->pd.Series: # index: id of the vid
     means = links[metric_name(line)].groupby(links.video).mean()
     return 100. * means.reindex(videos, fill_value=0.)
 
-# %% ../nbs/api/71_grounding.ipynb #1783c9bf
+# %% ../nbs/api/71_grounding.ipynb #d44fe4f0
 def true_recap(training:SummaryTraining):
     "The recipe of the reference: there is nothing to train."
 
-# %% ../nbs/api/71_grounding.ipynb #cc4dcf55
+# %% ../nbs/api/71_grounding.ipynb #2470fc4a
 WRITERS = {n: Grounding(**vars(SYSTEMS[n])) for n in ('VDF', 'NCLS', 'MT')}
 WRITERS['reference'] = Grounding(
     'reference', 'control', 'everything', 'the true recap', transformer, true_recap)
 
-# %% ../nbs/api/71_grounding.ipynb #6152968d
+# %% ../nbs/api/71_grounding.ipynb #ec190958
 class GroundingRun(Run):
     "What decides the numbers of a run of grounded summaries."
     def __post_init__(self):
