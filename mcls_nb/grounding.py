@@ -306,7 +306,7 @@ def grounding_scores(
     world, # `worlds.tv.TVWorld`
     split:str='test',
 )->dict: # 'fit', 'right words', 'told', 'linked IoU=0.5' ... -> percent
-    "The same by their names."
+    "`grounding_lines` by the names of their numbers."
     rows = named(tidy(grounding_lines(links, world, split)))
     return dict(zip(rows.name, rows.value))
 
@@ -345,20 +345,22 @@ def truth(self:Grounder,
 # %% ../nbs/api/71_grounding.ipynb #e94f55ca
 @dataclass(frozen=True)
 class GroundingPreset:
-    "Sizes of the world and of both halves; the worlds that these have of their own are not used."
+    "Sizes of the world and of both halves, whose own worlds are not used."
     world: TVWorldConfig
     summary: SummaryPreset
     moments: MomentPreset
+
+    def __post_init__(self):
+        object.__setattr__(self, 'moments', replace(self.moments, world=self.world))
 
     threads = property(lambda self: self.summary.threads, doc='CPU threads; 0 = all.')
 
     def changed(self, epochs=None, smoke=False, **world)->'GroundingPreset':
         "The preset with a run's own parameters; `epochs` are those of both halves."
         few = dict(train=16, val=4, test=6) if smoke else {}
-        world = override(self.world, **few | world)
-        summary = self.summary.changed(epochs=epochs, smoke=smoke)
-        moments = self.moments.changed(epochs=epochs, smoke=smoke)
-        return replace(self, world=world, summary=summary, moments=replace(moments, world=world))
+        halves = dict(summary=self.summary, moments=self.moments)
+        halves = {n: p.changed(epochs=epochs, smoke=smoke) for n, p in halves.items()}
+        return replace(self, world=override(self.world, **few | world), **halves)
 
 # %% ../nbs/api/71_grounding.ipynb #4112b0b9
 GROUNDING_NETWORK = SummarizerConfig(d=64, heads=2, ffn=128, encoder_layers=2, decoder_layers=2,
