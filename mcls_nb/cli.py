@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'Letter', 'command_parser', 'arguments', 'show', 'work_folder', 'train_command', 'opened', 'saved_rows',
-           'summarize_command', 'index_command', 'search_command', 'ingest_command', 'feature_places', 'model_faults',
-           'doctor_command', 'app_notebook', 'app_values', 'prepared_app', 'app_command', 'overview', 'run_command',
-           'main']
+           'summarize_command', 'check_index_target', 'index_command', 'search_command', 'ingest_command',
+           'feature_places', 'model_faults', 'doctor_command', 'app_notebook', 'app_values', 'prepared_app',
+           'app_command', 'overview', 'run_command', 'main']
 
 # %% ../nbs/api/80_cli.ipynb #a8afbea0
 import argparse, inspect, json as json_format, os, re, shutil, subprocess, sys, tempfile
@@ -143,11 +143,11 @@ def saved_rows(
     except (OSError, ValueError) as e:
         raise DataError(f'is no whole .npy file of numbers ({e})', path, fix) from None
 
-# %% ../nbs/api/80_cli.ipynb #04e8e1de
+# %% ../nbs/api/80_cli.ipynb #aa40ac96
 def summarize_command(
     model:str, # folder of a summarizer that train made
     text:Param('the transcript; - reads it from standard input', str, opt=False, nargs='?')=None,
-    video:str=None, # video file, or its rows in a .npy file; by default none, as for systems that read
+    video:str=None, # its file, or its rows in a .npy file; by default none, for systems that read
     own:str=None, # dataset that ingest made: sum up its videos; none by default
     names:str=None, # some videos of it, with commas; by default all in the model's language
     json:bool=False, # print a line of JSON for each summary instead of a table
@@ -176,7 +176,18 @@ def summarize_command(
         written = summarizer.summarize_videos(OwnVideos(own), names and names.split(','))
         show([dict(video=name, summary=summary) for name, summary in written.items()], json)
 
-# %% ../nbs/api/80_cli.ipynb #2f1eba9a
+# %% ../nbs/api/80_cli.ipynb #c10e17b6
+def check_index_target(
+    folder, # where an index is to be written
+    languages, # each of which gets a folder in it
+):
+    "Refuse a folder that holds something else than such an index."
+    folder, fix = Path(folder), 'choose a new folder'
+    check(folder.is_dir() or not folder.exists(), 'is a file', folder, fix)
+    strange = sorted(p.name for p in folder.glob('[!.]*') if p.name not in languages)
+    check(not strange, f'holds {strange[:1]}, which is no index', folder, fix)
+
+# %% ../nbs/api/80_cli.ipynb #7c13e55c
 def index_command(
     model:str, # folder of a finder that train made
     videos:str, # dataset that ingest made, or a folder in the layout of mTVR
@@ -191,7 +202,9 @@ def index_command(
     Example:
       mcls index finder data moments
     """
-    finder = opened(model, 'MomentFinder').index(videos, path=path)
+    finder = opened(model, 'MomentFinder')
+    check_index_target(path, finder.languages)
+    finder.index(videos, path=path)
     lines = [dict(language=language, videos=len(index), index=str(index.where))
              for language, index in finder.indices.items()]
     show(lines, json)
@@ -220,7 +233,7 @@ def search_command(
     answers = finder.search(query, language, k)
     show(answers[['rank', 'video', 'start', 'end', 'score']].to_dict('records'), json)
 
-# %% ../nbs/api/80_cli.ipynb #c4a5c341
+# %% ../nbs/api/80_cli.ipynb #39bbf314
 def ingest_command(
     folder:str, # of videos with their transcripts, summaries, queries and splits
     out:str, # folder for the dataset: a new one, or an older dataset, which is replaced
@@ -242,8 +255,8 @@ def ingest_command(
     Example:
       mcls ingest films data --language pt
     """
-    from mcls_nb.videos.ingest import ingest
     check(workers != 0, '0 are too few processes', '--workers', 'choose 1 or more, or -1')
+    from mcls_nb.videos.ingest import ingest
     report = ingest(folder, out, languages=languages and languages.split(','), language=language,
                     max_clips=max_clips, overlap=overlap, workers=workers, work=work)
     show(report.to_dict('records'), json)
@@ -271,7 +284,7 @@ def model_faults(
     origin = ', '.join(f'{k} {v}' for k, v in config['provenance'].items())
     return [], f'a {config["made_by"].split()[-1]} ({origin})'
 
-# %% ../nbs/api/80_cli.ipynb #69e6030a
+# %% ../nbs/api/80_cli.ipynb #cf9f713d
 def doctor_command(
     path:str, # features (a store, .npy, HDF5), a dataset, or the folder of a trained model
     model:str=None, # whether this trained model fits these features; not asked by default
@@ -285,12 +298,14 @@ def doctor_command(
     Example:
       mcls doctor data --model finder
     """
+    check(Path(path).exists(), 'there is no such file or folder', path, 'check the path')
     from mcls_nb.features import doctor
     from mcls_nb.model_folder import CONFIG, WEIGHTS, fit_doctor
-    check(Path(path).exists(), 'there is no such file or folder', path, 'check the path')
     if model is None and any((Path(path)/name).is_file() for name in (CONFIG, WEIGHTS)):
         faults, about = model_faults(path)
     else:
+        index = any(Path(path).rglob('index.json'))
+        check(not index, 'is an index, not features', path, 'make it anew if you doubt it')
         places = feature_places(path)
         faults = [said for p in places for said in doctor(p)]
         about = f'{len(places)} sets of features'
