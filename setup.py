@@ -16,4 +16,6 @@ setup(
     packages=find_packages(include=[cfg['lib_path'] + '*']),
     package_data={'': ['*.json']},
     install_requires=f"{cfg['requirements']} {cfg['pip_requirements']}".split(), extras_require=extras,
-    entry_points={'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]}, zip_safe=False)
+    entry_points={
+        'console_scripts': cfg['console_scripts'].split(),
+        'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]}, zip_safe=False)
