@@ -465,7 +465,7 @@ def windows_of(self:MomentFinder,
     where = f'{self.corpus.name}, {self.split}'
     check(windows, f'there is no video {video!r}', where, 'choose one that is searched')
     if span is None: return windows
-    lasts = {n: rule.clip * self.corpus.clips(n) for n, _ in windows}
+    lasts = {n: rule.seconds(0, self.corpus.clips(n) - 1)[1] for n, _ in windows}
     holds = [(n, begin) for n, begin in windows if begin <= span[0] and span[1] <= begin + lasts[n]]
     return holds or windows[:1] # which will say that the span lies outside
 
