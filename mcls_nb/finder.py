@@ -319,8 +319,8 @@ class MomentView:
     query: str
     words: tuple        # t
     weights: np.ndarray # 2 t, how much each word weighs for frames and for subtitles; each row sums to 1
-    video: str          # name
-    span: tuple         # (start, end) in seconds
+    video: str          # name, of a window where the video is long
+    span: tuple         # (start, end) in seconds of that video or window
     cosines: np.ndarray # 2 l, of each clip with the query, by frames and by subtitles: which video
     curves: np.ndarray  # 2 l, scores of each clip: where in it
     start: np.ndarray   # l, probability that a moment begins with a clip
@@ -406,19 +406,26 @@ def explain(self:MomentFinder,
     video:str=None, # name of a video; an answer brings its own
     language:str=None, # of the query; by default what its script tells
     span=None, # (start, end) in seconds of a ranked moment; the best one of the video by default
-    lines=(), # (start, end, text) of what is said
-)->MomentView:
+    lines=(), # (start, end, text) of what is said, in seconds of that video
+)->MomentView: # of the window that the moment was found in, for a long video
     "Which stream, words and clips brought a moment its score (C³ paper, Eqs. 12 to 17)."
     check(self.explains, 'has no curve of clips to show', self.provenance.get('system', 'this system'),
           'choose XML, mXML, C3 or one of their kind')
     check(self.corpus is not None, 'has only an index, without the videos\' rows', 'MomentFinder',
           'call .index(VIDEOS) first')
+    score = None
     if not isinstance(query, (str, Query)): # a line of answers
-        span = span or (query.start, query.end)
+        span, score = span or (query.start, query.end), query.score
         query, video, language = query.query, query.video, query.language
     text = self.checked_text(query, language)
     language = language or language_of(text, self.languages)
-    return self.moment_view(query, text, video, language, span, lines)
+    views = []
+    for name, begin in self.windows_of(video, span): # neighbours share some seconds
+        within = span and (span[0] - begin, span[1] - begin)
+        said = [(start - begin, end - begin, line) for start, end, line in lines]
+        views.append(self.moment_view(query, text, name, language, within, said))
+    if score is None: return max(views, key=lambda v: v.log_score)
+    return min(views, key=lambda v: abs(v.log_score - np.log(score)))
 
 # %% ../nbs/api/51_finder.ipynb #e62a7c1e
 @patch
@@ -426,7 +433,6 @@ def explain(self:MomentFinder,
 def moment_view(self:MomentFinder, query, text:str, video:str, language:str, span, lines)->MomentView:
     "Why a moment of a video was found."
     network, rule, alpha = choose(self.systems, language, 'language'), self.settings.rule, self.settings.alpha
-    video, span = self.window_of(video, span)
     videos, weight = VideoSet(self.corpus, self.split), WEIGHTS[self.settings.merge]
     asked = self.encoded([query], language)
     batch = videos.collate([videos.index[video]]).to(asked.video.device)
@@ -448,16 +454,20 @@ def moment_view(self:MomentFinder, query, text:str, video:str, language:str, spa
 
 # %% ../nbs/api/51_finder.ipynb #bf52912a
 @patch
-def window_of(self:MomentFinder, video:str, span): # (name of a window, span within it)
-    "The window that holds a span of a whole video; a video of one window is its own."
-    names = self.corpus.durations[self.split]
-    if video in names: return video, span
-    windows = [(n, s, d) for n, d in names.items() for v, s in [whole(n)] if v == video]
-    check(windows, f'there is no video {video!r}', f'{self.corpus.name}, {self.split}', 'choose one that is searched')
-    if span is None: return windows[0][0], None
-    holds = [w for w in windows if w[1] <= span[0] and span[1] <= w[1] + w[2]] or windows[:1]
-    name, start, _ = holds[0]
-    return name, (span[0] - start, span[1] - start)
+def windows_of(self:MomentFinder,
+    video:str, # name of a video or a window
+    span=None, # (start, end) in seconds of the video
+)->list: # of (name of a window, second at which it begins)
+    "The windows that hold a span of a whole video, or all; what is not cut is its own window."
+    names, rule = self.corpus.durations[self.split], self.settings.rule
+    if video in names: return [(video, 0.)]
+    windows = [(n, whole(n)[1]) for n in names if whole(n)[0] == video]
+    where = f'{self.corpus.name}, {self.split}'
+    check(windows, f'there is no video {video!r}', where, 'choose one that is searched')
+    if span is None: return windows
+    lasts = {n: rule.seconds(0, self.corpus.clips(n) - 1)[1] for n, _ in windows}
+    holds = [(n, begin) for n, begin in windows if begin <= span[0] and span[1] <= begin + lasts[n]]
+    return holds or windows[:1] # which will say that the span lies outside
 
 # %% ../nbs/api/51_finder.ipynb #239f7031
 @patch

@@ -431,12 +431,13 @@ def test_english_alone_is_for_pretraining(tmp_path):
 
 @pytest.mark.slow
 def test_english_alone_is_summarised_too(tmp_path):
-    from mcls_nb.summarize import rows as summaries
+    from mcls_nb.papers.runs import Run
     for k in range(3):
         video(tmp_path, f'v{k}.mp4', 3., k)
         (tmp_path/f'v{k}.en.srt').write_text(srt((0., 2., f'ball number {k}')))
         (tmp_path/f'v{k}.summary.txt').write_text('A ball.')
     ingest(tmp_path, tmp_path/'out', workers=1)
-    job = summaries.SummaryJob('VDF', 'tiny', data=str(tmp_path/'out'), smoke=True)
-    setup = summaries.run_job(job, tmp_path/'runs').setup
-    assert setup.data['train'].languages[0] == 'en'
+    run = Run('VDF', 'tiny', data=str(tmp_path/'out'), smoke=True)
+    product, training = run.train(tmp_path/'runs')
+    assert training.trained.language == product.language == 'en'
+    assert set(product.summarize_videos(OwnVideos(tmp_path/'out'))) == {'v0', 'v1', 'v2'}
