@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CONFIG', 'WEIGHTS', 'from_dict', 'field_default', 'as_tuple', 'file_hash', 'check_model_target',
-           'write_model', 'read_config', 'read_vocabs', 'read_weights', 'contract_differences', 'needed_contracts',
-           'fit_doctor']
+           'write_model', 'read_config', 'refuse_pickles', 'check_file', 'read_vocabs', 'read_weights',
+           'contract_differences', 'needed_contracts', 'fit_doctor']
 
 # %% ../nbs/api/49_model_folder.ipynb #8166c827
 import dataclasses, hashlib, json
@@ -16,7 +16,7 @@ from torch import nn
 from .checkpoints import load_checkpoint, load_weights, save_checkpoint
 from .core import (
     DataError, as_dict, atomic, check, choose, read_text, replaceable, run_folder, versions)
-from .features import FeatureContract, FeatureStore
+from .features import FeatureStore
 from .text import Vocab
 
 # %% ../nbs/api/49_model_folder.ipynb #c741b6c5
@@ -26,25 +26,30 @@ def from_dict(
     where='config.json', # named in messages
 ):
     "The dataclass that these values describe."
-    check(isinstance(values, dict), f'{values!r} does not describe a {cls.__name__}', where, 'save the model again')
+    fix = 'save the model again'
+    check(isinstance(values, dict), f'{values!r} does not describe a {cls.__name__}', where, fix)
     defaults, given = {f.name: field_default(f) for f in dataclasses.fields(cls)}, {}
     for name, value in values.items():
         default = choose(defaults, name, f'field of {cls.__name__}')
         if dataclasses.is_dataclass(default): value = from_dict(type(default), value, where)
-        elif isinstance(default, tuple) and isinstance(value, list): value = tuple(map(as_tuple, value))
+        elif isinstance(default, tuple): value = as_tuple(value)
         given[name] = value
     try: return cls(**given)
-    except TypeError as e: raise DataError(f'lacks something ({e})', where, 'save the model again') from None
+    except TypeError as e: raise DataError(f'lacks something ({e})', where, fix) from None
 
 # %% ../nbs/api/49_model_folder.ipynb #870dd29f
-def field_default(field): # of a dataclass; None where it has none
+def field_default(
+    field:dataclasses.Field, # of a dataclass
+): # None where it has no default
     "The default of a dataclass's field."
     if field.default is not dataclasses.MISSING: return field.default
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else None
 
 # %% ../nbs/api/49_model_folder.ipynb #1b0a16af
-def as_tuple(value): # lists become tuples, however deep
-    "A JSON value with tuples in the place of lists."
+def as_tuple(
+    value, # from JSON
+): # the same with tuples for lists
+    "Lists become tuples, however deep they lie."
     return tuple(map(as_tuple, value)) if isinstance(value, list) else value
 
 # %% ../nbs/api/49_model_folder.ipynb #94f67114
@@ -54,7 +59,9 @@ FORMAT = 1 # of the folder; one more whenever an older reader would misread it
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 
 # %% ../nbs/api/49_model_folder.ipynb #65e1dc82
-def file_hash(path)->str:
+def file_hash(
+    path, # of a file
+)->str: # 64 hexadecimal digits
     "SHA-256 of a file."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -88,29 +95,48 @@ def write_model(
 # %% ../nbs/api/49_model_folder.ipynb #9d1a7218
 def read_config(
     folder, # that `write_model` wrote
-    *kinds, # what it may be
+    *kinds, # what it may be: 'VideoSummarizer', 'MomentFinder'
 )->dict:
-    "The description of a model, if the folder holds one, whole."
-    folder = Path(folder)
-    check(folder.is_dir(), 'there is no such folder', folder, 'check the path and the working folder')
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in ('.bin', '.pt', '.pth', '.pkl', '.ckpt'))
+    "The description of a model, if the folder holds a whole one."
+    folder, again = Path(folder), 'copy the model again'
+    other = 'name a folder that `save_pretrained` wrote'
+    check(folder.is_dir(), 'there is no such folder', folder,
+          'check the path and the working folder')
+    refuse_pickles(folder)
+    file = folder/CONFIG
+    check(file.is_file(), f'holds no {CONFIG}', folder, other)
+    try: config = json.loads(read_text(file))
+    except ValueError as e: raise DataError(f'is not JSON ({e})', file, again) from None
+    made = config.get('made_by') if isinstance(config, dict) else None
+    wanted = [f'mcls_nb {kind}' for kind in kinds]
+    check(made in wanted, f'describes no {" or ".join(kinds)} of this package', file, other)
+    form = config.get('format')
+    check(form == FORMAT, f'has format {form}, this version reads {FORMAT}', file,
+          'use the version of mcls_nb that it names, or train the model again')
+    for name, digest in config['files'].items(): check_file(folder, name, digest)
+    return config
+
+# %% ../nbs/api/49_model_folder.ipynb #15cf6fc9
+def refuse_pickles(
+    folder:Path, # of a model
+):
+    "Weights in a file that may be a pickle are not opened."
+    suffixes = '.bin', '.pt', '.pth', '.pkl', '.ckpt'
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in suffixes)
     check(not pickles, f'holds {pickles[:1]}, which may run any code when it is opened', folder,
           'convert it to safetensors on a machine that you trust, and remove it')
-    check((folder/CONFIG).is_file(), f'holds no {CONFIG}', folder, 'name a folder that `save_pretrained` wrote')
-    try: config = json.loads(read_text(folder/CONFIG))
-    except ValueError as e:
-        raise DataError(f'is not JSON ({e})', folder/CONFIG, 'copy the model again') from None
-    made = config.get('made_by') if isinstance(config, dict) else None
-    check(made in [f'mcls_nb {k}' for k in kinds], f'describes no {" or ".join(kinds)} of this package',
-          folder/CONFIG, 'name a folder that `save_pretrained` wrote')
-    check(config.get('format') == FORMAT, f'has format {config.get("format")}, this version reads {FORMAT}',
-          folder/CONFIG, 'use the version of mcls_nb that it names, or train the model again')
-    for name, digest in config['files'].items():
-        file = folder/name
-        check(file.is_file() and file.parent == folder, 'is missing', file, 'copy the model again')
-        if name == WEIGHTS: load_checkpoint(file) # says what is wrong with a file that is none
-        check(file_hash(file) == digest, 'is not what was written', file, 'copy the model again')
-    return config
+
+# %% ../nbs/api/49_model_folder.ipynb #9ccd8da8
+def check_file(
+    folder:Path, # of a model
+    name:str, # of a file in it
+    digest:str, # `file_hash` when it was written
+):
+    "Refuse a file that is not what was written."
+    file, again = folder/name, 'copy the model again'
+    check(file.is_file() and file.parent == folder, 'is missing', file, again)
+    if name == WEIGHTS: load_checkpoint(file) # says what is wrong with a damaged file
+    check(file_hash(file) == digest, 'is not what was written', file, again)
 
 # %% ../nbs/api/49_model_folder.ipynb #2a9708e0
 def read_vocabs(
@@ -137,8 +163,8 @@ def contract_differences(
 )->list: # of phrases; empty: equal
     "In what two contracts differ; how numbers lie on disk does not matter."
     there, here = as_dict(there), as_dict(here)
-    return [f'{k} is {there.get(k)!r} there and {v!r} here' for k, v in here.items()
-            if k != 'dtype' and there.get(k) != v]
+    differ = [k for k, v in here.items() if k != 'dtype' and there.get(k) != v]
+    return [f'{k} is {there.get(k)!r} there and {here[k]!r} here' for k in differ]
 
 # %% ../nbs/api/49_model_folder.ipynb #cfca7722
 def needed_contracts(
@@ -146,11 +172,13 @@ def needed_contracts(
 )->list: # of (file, what, contract's values)
     "What rows a trained model reads, as far as it says."
     path = Path(path)
-    if (path/CONFIG).is_file() and 'files' in (known := json.loads(read_text(path/CONFIG))):
+    known = json.loads(read_text(path/CONFIG)) if (path/CONFIG).is_file() else {}
+    if 'files' in known: # a model; a run has a config.json, too
         return [(path, what, c) for what, c in known.get('contracts', {}).items() if c]
     files = [path] if path.is_file() else sorted(path.rglob('best.safetensors'))
     files = files or sorted(path.rglob('last.safetensors'))
-    check(files, 'holds no checkpoint', path, 'name a file of weights, or the folder of a run or model')
+    check(files, 'holds no checkpoint', path,
+          'name a file of weights, or the folder of a run or model')
     needed = []
     for file in files:
         contracts = load_checkpoint(file)[1].get('contracts') or {}
@@ -167,13 +195,14 @@ def fit_doctor(
     stores = [FeatureStore(p.parent) for p in sorted(Path(store).rglob('store.json'))]
     check(stores, 'holds no feature store', store, 'name one, or make one with `videos.ingest`')
     if not needed:
-        return [f'{model}: does not say what rows it was trained on (generated ones, or files without a '
-                'contract), so nothing can be compared.']
-    sentences = []
+        unknown = 'generated ones, or files without a contract'
+        return [f'{model}: does not say what rows it was trained on ({unknown}), '
+                'so nothing can be compared.']
+    sentences, fix = [], 'make them with that extractor, or train on these.'
     for file, what, contract in needed:
         faults = [(contract_differences(contract, s.contract), s.where) for s in stores]
-        least, where = min(faults, key=lambda f: len(f[0]))
+        least, where = min(faults, key=lambda f: len(f[0])) # the store that fits best
         if least:
-            sentences.append(f'{file}: reads other {what} rows than {where} holds: {"; ".join(least)}; make '
-                             'them with that extractor, or train on these.')
+            differ = '; '.join(least)
+            sentences.append(f'{file}: reads other {what} rows than {where} holds: {differ}; {fix}')
     return sentences

@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'Decoding', 'SummaryView', 'Summary', 'VideoSummarizer', 'row_seconds', 'network_values', 'network_of',
-           'is_hub_id', 'summarizer_of', 'timed_texts', 'passages', 'stitch_summaries', 'rows_between']
+           'is_hub_id', 'local_folder', 'summarizer_of', 'timed_texts', 'passages', 'stitch_summaries', 'rows_between']
 
 # %% ../nbs/api/50_summarizer.ipynb #26178b8d
 import re
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from fastcore.basics import patch
 from huggingface_hub import ModelHubMixin, snapshot_download
 
 from .core import as_dict, check, choose
 from .features import FeatureContract, check_rows
-from .model_folder import (
-    check_model_target, contract_differences, from_dict, read_config, read_vocabs, read_weights, write_model)
+from mcls_nb.model_folder import (
+    check_model_target, contract_differences, from_dict, read_config, read_vocabs, read_weights,
+    write_model)
 from .summarize.data import Record, SummaryData
 from .summarize.decoding import look, summarize
 from .summarize.models import SummarizerConfig
@@ -42,18 +43,18 @@ class Decoding:
 # %% ../nbs/api/50_summarizer.ipynb #556c262c
 @dataclass(frozen=True)
 class SummaryView:
-    "A summary, the transcript, and where the one looked in the other; None where a system has no such part."
-    id: str                 # of the video
-    reference: str          # the summary that somebody wrote; '' where there is none
-    words: tuple            # t words of the summary, the last one its end
-    source: tuple           # s words of the transcript, or the times of video rows for a system that only watches
-    cross: np.ndarray       # layers h t s, summary words at the source
-    video: np.ndarray       # layers t v, summary words at video rows
-    gate_attention: np.ndarray # s v, transcript words at video rows
-    gate: np.ndarray        # s d_video, what the forget gate let through
-    span: float             # seconds of a video row
+    "A summary and where each of its words looked; None where a system has no such part."
+    id: str                    # of the video
+    reference: str             # the summary that somebody wrote; '' where there is none
+    words: tuple               # t words of the summary, the last one its end
+    source: tuple              # s words of the transcript; times of rows if only video is read
+    cross: np.ndarray          # layers h t s, attention of summary words to the source
+    video: np.ndarray          # layers t v, attention of summary words to video rows
+    gate_attention: np.ndarray # s v, attention of transcript words to video rows
+    gate: np.ndarray           # s d_video, what the forget gate let through
+    span: float                # seconds of a video row
     reads: str = 'transcript word' # what a word of the source is
-    shares: np.ndarray = None # layers t 2, what hierarchical attention took from transcript and video
+    shares: np.ndarray = None  # layers t 2, weight of transcript and video (hierarchical attention)
 
     @property
     def summary(self)->str:
@@ -67,36 +68,41 @@ class Summary:
     text: str     # words separated by spaces
     tokens: tuple # its words, the last one the end of sentence
     score: float  # sum of log-probabilities / words ** length penalty
-    explain: object = field(repr=False, compare=False, default=None) # () -> `SummaryView`, where each word looked
+    # () -> `SummaryView`, where each word looked
+    explain: object = field(repr=False, compare=False, default=None)
 
 # %% ../nbs/api/50_summarizer.ipynb #567cbc99
-class VideoSummarizer(ModelHubMixin, library_name='mcls_nb', tags=['video-summarization', 'cross-lingual']):
+class VideoSummarizer(
+    ModelHubMixin, library_name='mcls_nb', tags=['video-summarization', 'cross-lingual'],
+):
     "A trained summariser with its words and settings."
     def __init__(self,
         network, # `Summarizer` or `RNNSummarizer`
         vocabs:tuple, # of the transcripts and of the summaries
         language:str, # of the transcripts that it is called with
-        decoding:Decoding=Decoding(),
+        decoding:Decoding=Decoding(), # how summaries are searched for
         max_text:int=800, # words of a transcript that are read
         max_video:int=1024, # rows of a video that are read
         contract:FeatureContract=None, # of the rows; None where nothing is known
         translator:Translator=None, # reads `language` and writes what the network reads
         provenance:dict=None, # system, data, seed, scores
     ):
-        self.network, self.vocabs, self.language, self.decoding = network.eval(), vocabs, language, decoding
-        self.max_text, self.max_video, self.contract = max_text, max_video, contract
-        self.translator, self.provenance = translator, dict(provenance or {})
+        self.network, self.vocabs, self.language = network.eval(), vocabs, language
+        self.decoding, self.max_text, self.max_video = decoding, max_text, max_video
+        self.contract, self.translator = contract, translator
+        self.provenance = dict(provenance or {})
 
     reads = property(lambda self: self.network.cfg.reads, doc="'text', 'video' or 'both'.")
     width = property(lambda self: self.network.cfg.d_video, doc='Numbers of a video row.')
 
     def __repr__(self):
-        name, size = self.provenance.get('system', 'VideoSummarizer'), sum(p.numel() for p in self.network.parameters())
+        name = self.provenance.get('system', 'VideoSummarizer')
+        size = sum(p.numel() for p in self.network.parameters())
         return f'{name}: reads {self.reads} ({self.language}), writes en, {size:,} weights'
 
     def __call__(self,
         text, # a transcript, or a list of them
-        video=None, # rows (v d_video) or a file, or a list of them; None for systems that do not look
+        video=None, # rows (v d_video), a file, or a list of them; None if only text is read
         **decoding, # fields of `Decoding` to change
     ): # `Summary`, or a list of them
         "Summarise videos."
@@ -113,8 +119,9 @@ def rows(self:VideoSummarizer,
 )->np.ndarray: # v d_video float32
     "The rows of a video."
     if isinstance(video, (str, Path)):
-        check(self.contract is not None, 'has no extractor, since the model does not say what its rows are',
-              video, 'hand in rows')
+        check(self.contract is not None,
+              'has no extractor, since the model does not say what its rows are', video,
+              'hand in rows')
         return extract_video(video, extractor_of(self.contract))
     return check_rows(np.asarray(video), self.width, where)
 
@@ -122,17 +129,21 @@ def rows(self:VideoSummarizer,
 @patch
 def data(self:VideoSummarizer,
     texts:list, # n transcripts
-    videos=None, # n rows or files; None for systems that do not look
+    videos=None, # n rows or files; None if only text is read
 )->SummaryData:
     "Texts and videos as the network reads them."
-    check(texts, 'there is nothing to summarise', 'VideoSummarizer', 'give one transcript at least')
-    looks, videos = self.reads != 'text', videos if videos is not None else [None] * len(texts)
-    check(len(videos) == len(texts), f'{len(videos)} videos for {len(texts)} transcripts', 'VideoSummarizer',
+    me = 'VideoSummarizer'
+    check(texts, 'there is nothing to summarise', me, 'give one transcript at least')
+    if videos is None: videos = [None] * len(texts)
+    check(len(videos) == len(texts), f'{len(videos)} videos for {len(texts)} transcripts', me,
           'give one video for each transcript')
-    blank, features, clean = np.zeros((1, self.width), np.float32), {}, []
+    looks, blank = self.reads != 'text', np.zeros((1, self.width), np.float32)
+    features, clean = {}, []
     for i, (text, video) in enumerate(zip(texts, videos)):
-        check(isinstance(text, str), f'{type(text).__name__} is no text', f'transcript {i}', 'give a string')
-        check(not looks or video is not None, 'is missing', f'video {i}', 'this system looks: hand in rows or a file')
+        kind = type(text).__name__
+        check(isinstance(text, str), f'{kind} is no text', f'transcript {i}', 'give a string')
+        check(not looks or video is not None, 'is missing', f'video {i}',
+              'this system looks: hand in rows or a file')
         features[str(i)] = self.rows(video, f'video {i}') if looks else blank
         clean.append(' '.join(tokenize(text)))
     if self.translator: clean = self.translator(clean)
@@ -161,30 +172,33 @@ def write(self:VideoSummarizer,
     how = replace(self.decoding, **decoding)
     hypotheses = summarize(self.network, data, what=what, beam=how.beam, max_len=how.max_words,
                            length_penalty=how.length_penalty)
-    summaries, target = [], self.vocabs[1]
-    for i, h in enumerate(hypotheses):
+    target = self.vocabs[1]
+    def summary(i, h):
         tokens = tuple(target.tokens[k] for k in h.tokens)
-        view = lambda i=i, h=h, **more: self.view(data, i, h, **more)
-        summaries.append(Summary(target.decode(h.tokens), tokens, h.score, view))
-    return summaries
+        return Summary(target.decode(h.tokens), tokens, h.score, partial(self.view, data, i, h))
+    return [summary(i, h) for i, h in enumerate(hypotheses)]
 
 # %% ../nbs/api/50_summarizer.ipynb #04f672a8
 @patch
 def view(self:VideoSummarizer,
     data:SummaryData, # that was summarised
     i:int, # number of the record
-    hypothesis, # what was written
-    span:float=None, # seconds of a video row; by default what the contract says, or 16 frames of 30 a second
+    hypothesis, # `decoding.Hypothesis`, what was written
+    span:float=None, # seconds of a video row; by default what `row_seconds` says
 )->SummaryView:
     "A summary and where each of its words looked."
     if span is None: span = row_seconds(self.contract)
-    one, record = data.collate([i]).to(next(self.network.parameters()).device), data.records[i]
+    device, record = next(self.network.parameters()).device, data.records[i]
+    one = data.collate([i]).to(device)
     words = tuple(self.vocabs[1].tokens[k] for k in hypothesis.tokens)
-    looks, times = look(self.network, one, hypothesis.tokens), self.reads == 'video'
-    source = [self.vocabs[0].tokens[k] for k in one.src[0].tolist()]
-    if times: source = [f'{k * span:.1f} s' for k in range(one.video.shape[1])]
-    reads = 'time in the video' if times else 'transcript word'
-    return SummaryView(record.id, record.summary, words, tuple(source), **vars(looks), span=span, reads=reads)
+    arrays = vars(look(self.network, one, hypothesis.tokens))
+    if self.reads == 'video':
+        reads = 'time in the video'
+        source = tuple(f'{k * span:.1f} s' for k in range(one.video.shape[1]))
+    else:
+        reads = 'transcript word'
+        source = tuple(self.vocabs[0].tokens[k] for k in one.src[0].tolist())
+    return SummaryView(record.id, record.summary, words, source, **arrays, span=span, reads=reads)
 
 # %% ../nbs/api/50_summarizer.ipynb #18bd9ea4
 def row_seconds(
@@ -196,15 +210,21 @@ def row_seconds(
     return contract.span if contract.unit == 'seconds' else contract.span / fps
 
 # %% ../nbs/api/50_summarizer.ipynb #e3dadc23
-NETWORKS = dict(Summarizer=SummarizerConfig, RNNSummarizer=RNNConfig) # class of a network -> of its configuration
+# class of a network -> class of its configuration
+NETWORKS = dict(Summarizer=SummarizerConfig, RNNSummarizer=RNNConfig)
 
 # %% ../nbs/api/50_summarizer.ipynb #c060b1a2
-def network_values(network)->dict:
+def network_values(
+    network, # `Summarizer` or `RNNSummarizer`
+)->dict:
     "A network as plain values, from which `network_of` makes a new one."
     return {'class': type(network).__name__, **as_dict(network.cfg)}
 
 # %% ../nbs/api/50_summarizer.ipynb #2f9b9667
-def network_of(values:dict, where='config.json'):
+def network_of(
+    values:dict, # from `network_values`
+    where='config.json', # named in messages
+): # `Summarizer` or `RNNSummarizer`
     "A network with random weights."
     values = dict(values)
     return from_dict(choose(NETWORKS, values.pop('class'), 'network'), values, where).build()
@@ -221,17 +241,20 @@ def save_pretrained(self:VideoSummarizer,
 
 # %% ../nbs/api/50_summarizer.ipynb #66001b3c
 @patch
-def _save_pretrained(self:VideoSummarizer, save_directory):
+def _save_pretrained(self:VideoSummarizer, save_directory): # called by `ModelHubMixin`
     networks, vocabs = dict(network=self.network), dict(zip(('source', 'target'), self.vocabs))
-    config = dict(network=network_values(self.network), language=self.language, decoding=self.decoding,
-                  max_text=self.max_text, max_video=self.max_video, contracts=dict(video=self.contract))
+    config = dict(
+        network=network_values(self.network), language=self.language, decoding=self.decoding,
+        max_text=self.max_text, max_video=self.max_video, contracts=dict(video=self.contract))
     if t := self.translator:
-        check(isinstance(t, Translator), 'cannot be saved, since its translator is a function', 'VideoSummarizer',
-              'train one, or translate outside')
+        check(isinstance(t, Translator), 'cannot be saved, since its translator is a function',
+              'VideoSummarizer', 'train one, or translate outside')
         networks['translator'] = t.network
         vocabs |= dict(zip(('translator-source', 'translator-target'), t.vocabs))
-        config['translator'] = dict(network=network_values(t.network), max_text=t.max_text, max_words=t.max_words)
-    write_model(save_directory, 'VideoSummarizer', config | dict(provenance=self.provenance), networks, vocabs)
+        sizes = dict(max_text=t.max_text, max_words=t.max_words)
+        config['translator'] = dict(network=network_values(t.network), **sizes)
+    config['provenance'] = self.provenance
+    write_model(save_directory, 'VideoSummarizer', config, networks, vocabs)
 
 # %% ../nbs/api/50_summarizer.ipynb #9b39f9bf
 @patch(cls_method=True)
@@ -240,7 +263,7 @@ def from_pretrained(cls:VideoSummarizer,
     **hub, # revision, token ... of `huggingface_hub.snapshot_download`
 )->VideoSummarizer:
     "The model in a folder; nothing is unpickled."
-    folder = Path(name) if Path(name).is_dir() or not is_hub_id(name) else snapshot_download(str(name), **hub)
+    folder = local_folder(name, **hub)
     config = read_config(folder, 'VideoSummarizer')
     vocabs, made, translator = read_vocabs(folder, config), config.get('translator'), None
     networks = dict(network=network_of(config['network'], folder))
@@ -249,28 +272,43 @@ def from_pretrained(cls:VideoSummarizer,
     if made:
         words = vocabs['translator-source'], vocabs['translator-target']
         translator = Translator(networks['translator'], words, made['max_text'], made['max_words'])
-    contract = config['contracts']['video'] and from_dict(FeatureContract, config['contracts']['video'], folder)
-    return cls(networks['network'], (vocabs['source'], vocabs['target']), config['language'],
-               from_dict(Decoding, config['decoding'], folder), config['max_text'], config['max_video'],
-               contract, translator, config['provenance'])
+    contract = config['contracts']['video']
+    if contract: contract = from_dict(FeatureContract, contract, folder)
+    decoding = from_dict(Decoding, config['decoding'], folder)
+    words = vocabs['source'], vocabs['target']
+    return cls(networks['network'], words, config['language'], decoding, config['max_text'],
+               config['max_video'], contract, translator, config['provenance'])
 
 # %% ../nbs/api/50_summarizer.ipynb #cc00cc9f
-def is_hub_id(name)->bool: # 'organisation/model'
+def is_hub_id(
+    name, # of a model: a path, or 'organisation/model'
+)->bool:
     "Whether a name may be one on the Hugging Face hub rather than a path."
     return bool(re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', str(name)))
+
+# %% ../nbs/api/50_summarizer.ipynb #58f9d06f
+def local_folder(
+    name, # folder, or id on the Hugging Face hub
+    **hub, # of `huggingface_hub.snapshot_download`
+)->Path:
+    "A model's folder on this machine; a model of the hub is fetched."
+    here = Path(name).is_dir() or not is_hub_id(name)
+    return Path(name if here else snapshot_download(str(name), **hub))
 
 # %% ../nbs/api/50_summarizer.ipynb #cfad5416
 def summarizer_of(
     trained:Trained, # from a recipe
     language:str, # of the transcripts that the system is called with
     decoding:Decoding, # as the preset says
-    max_text:int, max_video:int, # as it was trained
-    contract=None, # of the rows
+    max_text:int, # words of a transcript that are read, as it was trained
+    max_video:int, # rows of a video that are read, as it was trained
+    contract=None, # `FeatureContract` of the rows
     **provenance, # system, data, seed, ...
 )->VideoSummarizer:
     "The product of a training."
-    return VideoSummarizer(trained.network, trained.vocabs, language if trained.translator else trained.language,
-                           decoding, max_text, max_video, contract, trained.translator, provenance)
+    if not trained.translator: language = trained.language # what the network reads
+    return VideoSummarizer(trained.network, trained.vocabs, language, decoding, max_text,
+                           max_video, contract, trained.translator, provenance)
 
 # %% ../nbs/api/50_summarizer.ipynb #5f032a69
 def timed_texts(
@@ -293,14 +331,17 @@ def passages(
     max_seconds:float=float('inf'), # from the first cue's start to the last one's end
 )->list: # of (start, end, words)
     "Pieces of a video that a summariser can read."
-    parts = [] # start, end, text, words
+    starts, texts, counts = [], [], [] # of each passage
     for start, end, text in timed_texts(cues, duration):
         n = len(text.split())
-        if parts and parts[-1][3] + n <= max_words and end - parts[-1][0] <= max_seconds:
-            parts[-1][2:] = [f'{parts[-1][2]} {text}'.strip(), parts[-1][3] + n]
-        else: parts.append([start if parts else 0., end, text, n])
-    ends = [p[0] for p in parts[1:]] + [duration]
-    return [(start, max(start, end), text) for (start, _, text, _), end in zip(parts, ends)]
+        if starts and counts[-1] + n <= max_words and end - starts[-1] <= max_seconds:
+            texts[-1], counts[-1] = f'{texts[-1]} {text}'.strip(), counts[-1] + n
+            continue
+        starts.append(start if starts else 0.)
+        texts.append(text)
+        counts.append(n)
+    ends = [*starts[1:], duration]
+    return [(start, max(start, end), text) for start, end, text in zip(starts, ends, texts)]
 
 # %% ../nbs/api/50_summarizer.ipynb #9443a9da
 def stitch_summaries(
@@ -325,10 +366,12 @@ def summarize_videos(self:VideoSummarizer,
 )->dict: # name -> summary
     "A summary of each video, however long it is."
     faults = contract_differences(self.contract, own.rows.contract) if self.contract else []
-    check(not faults, f'has other rows than the system was trained on: {"; ".join(faults)}', own.where,
+    differ = '; '.join(faults)
+    check(not faults, f'has other rows than the system was trained on: {differ}', own.where,
           'ingest the videos with its extractor')
     names = list(names or [n for n, v in own.videos.items() if self.language in v['cues']])
-    check(names, f'nobody speaks {self.language!r}', own.where, 'bring transcripts in that language')
+    check(names, f'nobody speaks {self.language!r}', own.where,
+          'bring transcripts in that language')
     texts, videos, of = [], [], []
     for name in names:
         v, rows = choose(own.videos, name, 'video'), own.rows[name]
@@ -338,14 +381,16 @@ def summarize_videos(self:VideoSummarizer,
             texts.append(text)
             videos.append(rows_between(rows, v['duration'], start, end))
             of.append(name)
-    written = self(texts, videos, **decoding)
-    return {n: stitch_summaries([s.text for s, name in zip(written, of) if name == n]) for n in names}
+    parts = {name: [] for name in names} # summaries of each video's passages
+    for summary, name in zip(self(texts, videos, **decoding), of): parts[name].append(summary.text)
+    return {name: stitch_summaries(some) for name, some in parts.items()}
 
 # %% ../nbs/api/50_summarizer.ipynb #4ed9eb4e
 def rows_between(
     rows, # v d, of a whole video
     duration:float, # seconds of the video
-    start:float, end:float, # seconds
+    start:float, # seconds where the part begins
+    end:float, # seconds where it ends
 ): # at least one row
     "The rows of a part of a video."
     first = min(int(len(rows) * start / duration), len(rows) - 1)

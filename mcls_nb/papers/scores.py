@@ -10,14 +10,13 @@ __all__ = ['TIDY', 'TEXTS', 'KS', 'typed', 'tidy', 'read_tidy', 'listed', 'numbe
 
 # %% ../../nbs/api/61_scores.ipynb #801b2f52
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..core import check, choose, one_of
-from ..retrieve.data import TASKS, MomentCorpus, VideoSet
+from ..retrieve.data import MomentCorpus, VideoSet
 from ..retrieve.metrics import bounds as moment_bounds
 from ..retrieve.metrics import consistency, hits
 from ..retrieve.recipes import answer, encode_queries, judged_on
@@ -26,17 +25,21 @@ from ..summarize.data import Corpus
 from ..summarize.metrics import report, score, slot_accuracy
 
 # %% ../../nbs/api/61_scores.ipynb #bbcb750d
-TIDY = ('run', 'system', 'samples', 'preset', 'world', 'seed', 'split', 'task', 'language', 'kind', 'k', 'iou',
-        'metric', 'value')
+TIDY = ('run', 'system', 'samples', 'preset', 'world', 'seed', 'split',
+        'task', 'language', 'kind', 'k', 'iou', 'metric', 'value')
 
 # %% ../../nbs/api/61_scores.ipynb #2613a6da
-TEXTS = ('run', 'system', 'preset', 'world', 'split', 'task', 'language', 'kind', 'metric') # '' where nothing is said
+# columns of texts, '' where nothing is said
+TEXTS = 'run', 'system', 'preset', 'world', 'split', 'task', 'language', 'kind', 'metric'
 
 # %% ../../nbs/api/61_scores.ipynb #97512f26
-def typed(frame:pd.DataFrame)->pd.DataFrame:
-    "Columns of one type each, whether rows were made or read."
-    texts, numbers = dict.fromkeys(TEXTS, ''), dict.fromkeys(('k', 'iou', 'samples', 'value'), float)
-    return frame.fillna(texts).astype(numbers | dict.fromkeys(TEXTS, str) | dict(seed='Int64'))
+def typed(
+    frame:pd.DataFrame, # columns `TIDY`, made or read from a file
+)->pd.DataFrame: # the same
+    "Columns of one type each, so that rows compare whether they were made or read."
+    numbers = dict.fromkeys(('k', 'iou', 'samples', 'value'), float)
+    types = numbers | dict.fromkeys(TEXTS, str) | dict(seed='Int64')
+    return frame.fillna(dict.fromkeys(TEXTS, '')).astype(types)
 
 # %% ../../nbs/api/61_scores.ipynb #1a417d04
 def tidy(
@@ -44,7 +47,8 @@ def tidy(
     **same, # columns that all lines share
 )->pd.DataFrame: # columns `TIDY`
     "Numbers as tidy rows."
-    for name in {n for line in lines for n in line} | {*same}: one_of(name, TIDY, 'column')
+    for line in [same, *lines]:
+        for name in line: one_of(name, TIDY, 'column')
     return typed(pd.DataFrame([same | line for line in lines], columns=list(TIDY)))
 
 # %% ../../nbs/api/61_scores.ipynb #94ece64e
@@ -55,7 +59,8 @@ def read_tidy(
     "Tidy rows from a file; another file is a `DataError`."
     try: frame = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=True)
     except ValueError: frame = pd.DataFrame()
-    check(list(frame.columns) == list(TIDY), f'has the columns {", ".join(map(str, frame.columns))}', path,
+    columns = ', '.join(map(str, frame.columns))
+    check(list(frame.columns) == list(TIDY), f'has the columns {columns}', path,
           f'tidy rows have {", ".join(TIDY)}; {fix}')
     return typed(frame)
 
@@ -68,22 +73,27 @@ def listed(
     return list(dict.fromkeys(filter(None, names)))
 
 # %% ../../nbs/api/61_scores.ipynb #d57eabc8
-def number(x)->str: # 5.0 -> '5', 0.5 -> '0.5'
+def number(
+    x:float, # a column of numbers holds integers as 5.0, too
+)->str: # 5.0 -> '5', 0.5 -> '0.5'
     "A number as one would write it."
     return f'{x:g}'
 
 # %% ../../nbs/api/61_scores.ipynb #b1399425
-def metric_name(line)->str: # of a tidy row
+def metric_name(
+    line, # a tidy row, with its columns as attributes
+)->str:
     "What a tidy row's number is called."
-    has = lambda x: not np.isnan(x)
-    overlap = [f'IoU={number(line.iou)}'] if has(line.iou) else []
+    overlap = '' if np.isnan(line.iou) else f'IoU={number(line.iou)}'
+    task = line.task if line.task == 'translation' else '' # summaries need not be named
+    words = task, line.metric, line.kind
     if line.metric == 'recall':
-        return ' '.join(filter(None, (line.task, line.language, line.kind, f'R@{number(line.k)}', *overlap)))
-    if line.metric == 'agreement': return ' '.join((line.task, 'agreement', *overlap, f'@{number(line.k)}'))
-    if line.task == 'grounding':
-        measure = '' if line.metric == 'hit' else line.metric
-        return ' '.join(filter(None, (line.kind, measure, *overlap)))
-    return ' '.join(filter(None, (line.task if line.task == 'translation' else '', line.metric, line.kind)))
+        words = line.task, line.language, line.kind, f'R@{number(line.k)}', overlap
+    elif line.metric == 'agreement':
+        words = line.task, 'agreement', overlap, f'@{number(line.k)}'
+    elif line.task == 'grounding':
+        words = line.kind, line.metric if line.metric != 'hit' else '', overlap
+    return ' '.join(word for word in words if word)
 
 # %% ../../nbs/api/61_scores.ipynb #2597391a
 def named(
@@ -91,12 +101,15 @@ def named(
 )->pd.DataFrame: # with two columns more, `label` of the system and `name` of the number
     "Tidy rows with the names that people read."
     about = rows[['task', 'language', 'kind', 'k', 'iou', 'metric']]
-    unique = about.drop_duplicates()
-    names = dict(zip(unique.itertuples(index=False, name=None), map(metric_name, unique.itertuples())))
-    key = lambda t: tuple(None if isinstance(x, float) and np.isnan(x) else x for x in t)
-    names = {key(k): v for k, v in names.items()}
-    label = [s if np.isnan(n) else f'{s} @{number(n)}' for s, n in zip(rows.system, rows.samples)]
-    return rows.assign(label=label, name=[names[key(t)] for t in about.itertuples(index=False, name=None)])
+    names = {} # few numbers in many rows: each name is made once
+    def name(line):
+        key = tuple(None if x != x else x for x in line) # NaN is no key
+        if key not in names: names[key] = metric_name(line)
+        return names[key]
+    def label(system, samples):
+        return system if np.isnan(samples) else f'{system} @{number(samples)}'
+    return rows.assign(label=list(map(label, rows.system, rows.samples)),
+                       name=list(map(name, about.itertuples(index=False))))
 
 # %% ../../nbs/api/61_scores.ipynb #7ca155c7
 @dataclass
@@ -123,10 +136,10 @@ def slot_scores(
     if not all(slots): return pd.DataFrame()
     mine, constant = (slot_accuracy(t, slots) for t in (texts, [floor] * len(texts)))
     kinds = [n for n in mine if n != 'all']
-    mean = lambda accuracy: np.mean([accuracy[n] for n in kinds])
-    lines = [dict(metric='slots', value=mean(mine), floor=mean(constant), ceiling=100.)]
-    lines += [dict(metric='slot', kind=n, value=mine[n], floor=constant[n], ceiling=100.) for n in kinds]
-    return pd.DataFrame(lines)
+    def mean(accuracy): return np.mean([accuracy[n] for n in kinds])
+    lines = [dict(metric='slots', value=mean(mine), floor=mean(constant))]
+    lines += [dict(metric='slot', kind=n, value=mine[n], floor=constant[n]) for n in kinds]
+    return pd.DataFrame(lines).assign(ceiling=100.)
 
 # %% ../../nbs/api/61_scores.ipynb #8b7a1ee1
 def summary_scores(
@@ -153,16 +166,19 @@ def summary_scores(
 # %% ../../nbs/api/61_scores.ipynb #12057327
 def summary_bounds(
     corpus:Corpus, # a generated one
-    split:str='test',
+    split:str='test', # whose summaries
     metrics=('rougeL', 'bleu4'), # of the `how2` dialect
 )->pd.DataFrame: # knows, each metric, slots
     "Scores of summaries that know nothing, the transcript, the frames, or both."
-    check(corpus.world is not None, 'only a generated world knows its bounds', corpus.name, 'leave `data` empty')
+    check(corpus.world is not None, 'only a generated world knows its bounds', corpus.name,
+          'leave `data` empty')
     records, world = corpus.splits[split], corpus.world
     floors = world.floors(split)
-    known = {'nothing': floors['nothing'], 'the topic, and so the template': floors['template']}
-    for sees, who in (('text', 'the transcript tells'), ('video', 'the frames show'), ('both', 'transcript and frames tell')):
-        known[f'what {who}'] = world.oracle_summaries(split, sees)
+    known = {'nothing': floors['nothing'],
+             'the topic, and so the template': floors['template'],
+             'what the transcript tells': world.oracle_summaries(split, 'text'),
+             'what the frames show': world.oracle_summaries(split, 'video'),
+             'what transcript and frames tell': world.oracle_summaries(split, 'both')}
     lines, references = [], [r.summary for r in records]
     for who, texts in known.items():
         texts = texts[:len(records)]
@@ -176,17 +192,17 @@ KS = 1, 5, 10, 100 # how far down the lists are read, as officially
 
 # %% ../../nbs/api/61_scores.ipynb #ed541d1b
 def recall_lines(
-    ranks:pd.DataFrame, # from `retrieve.metrics.hits`: task, iou, type, rank of the first right answer
+    ranks:pd.DataFrame, # from `retrieve.metrics.hits`: task, iou, type, rank of the right answer
     language:str, # of the queries
 )->list: # for `tidy`
     "Recall at k for all queries, and at 1 for each type of query."
     lines = []
     for (task, iou), part in ranks.groupby(['task', 'iou'], sort=False, dropna=False):
         rank, types = part['rank'].to_numpy(), part.type.to_numpy()
+        about = dict(task=task, language=language, iou=iou, metric='recall')
         def line(kind, k, members):
             share = np.mean(rank[members] <= k) if members.any() else np.nan
-            value = float(np.round(100 * share, 2))
-            return dict(task=task, language=language, kind=kind, k=k, iou=iou, metric='recall', value=value)
+            return dict(about, kind=kind, k=k, value=float(np.round(100 * share, 2)))
         lines += [line('', k, np.full(len(rank), True)) for k in KS]
         if (types != '').any(): lines += [line(kind, 1, types == kind) for kind in ('v', 't', 'vt')]
     return lines
@@ -196,22 +212,26 @@ def over_languages(
     lines:list, # for `tidy`, of several languages
 )->list: # of the same, without a language
     "The mean over languages of what was measured in all of them."
-    key = lambda line: tuple((n, line.get(n)) for n in ('task', 'kind', 'k', 'metric')) + (str(line.get('iou')),)
-    languages, groups = list(dict.fromkeys(line['language'] for line in lines)), {}
-    for line in lines: groups.setdefault(key(line), []).append(line)
-    return [dict(some[0], language='', value=float(np.mean([line['value'] for line in some])))
-            for some in groups.values() if len(some) == len(languages)]
+    groups = {}
+    for line in lines:
+        key = *map(line.get, ('task', 'kind', 'k', 'metric')), str(line.get('iou')) # NaN is no key
+        groups.setdefault(key, []).append(line)
+    def mean(some): return float(np.mean([line['value'] for line in some]))
+    n = len({line['language'] for line in lines})
+    whole = [some for some in groups.values() if len(some) == n]
+    return [dict(some[0], language='', value=mean(some)) for some in whole]
 
 # %% ../../nbs/api/61_scores.ipynb #6ebee574
 @torch.no_grad()
 def stream_tables(
     networks:dict, # language -> `MXML`
-    corpus:MomentCorpus,
-    split:str,
+    corpus:MomentCorpus, # that is asked about
+    split:str, # whose queries and videos
 ): # yields (language, `Streams` of q n, q positions of the right videos)
     "Scores of all queries and videos, stream by stream."
     videos, queries = VideoSet(corpus, split), corpus.splits[split]
-    own, batch = torch.tensor([videos.index[q.video] for q in queries]), videos.collate(range(len(videos)))
+    own = torch.tensor([videos.index[q.video] for q in queries])
+    batch = videos.collate(range(len(videos)))
     for language, network in networks.items():
         asked = encode_queries(network, corpus, queries, language, len(queries))
         there = batch.to(asked.video.device)
@@ -219,12 +239,19 @@ def stream_tables(
         yield language, retrieval_streams(asked, clips), own.to(asked.video.device)
 
 # %% ../../nbs/api/61_scores.ipynb #32f04873
-def first_right(scores, own)->float: # q n, q -> percent
+def first_right(
+    scores, # q n
+    own, # q, positions of the right videos
+)->float: # percent
     "Recall at 1."
     return 100 * float((scores.argmax(1) == own).float().mean())
 
 # %% ../../nbs/api/61_scores.ipynb #567a18f8
-def stream_lines(networks:dict, corpus:MomentCorpus, split:str)->list: # for `tidy`
+def stream_lines(
+    networks:dict, # language -> `MXML`
+    corpus:MomentCorpus, # that is asked about
+    split:str, # whose queries and videos
+)->list: # for `tidy`
     "Recall at 1 of video retrieval by each stream alone."
     lines = []
     for language, streams, own in stream_tables(networks, corpus, split):
@@ -236,11 +263,11 @@ def stream_lines(networks:dict, corpus:MomentCorpus, split:str)->list: # for `ti
 # %% ../../nbs/api/61_scores.ipynb #81997cc0
 def weighted_recalls(
     networks:dict, # language -> `MXML`
-    corpus:MomentCorpus,
-    split:str,
+    corpus:MomentCorpus, # that is asked about
+    split:str, # whose queries and videos
     weights=(0., .2, .4, .6, .8, 1.), # of the subtitles beside the frames
-)->pd.DataFrame: # language, weight, value (recall at 1 of video retrieval), frames, subtitles (standard deviations of scores over videos)
-    "Video retrieval with one stream counting less."
+)->pd.DataFrame: # language, weight, value, frames, subtitles
+    "Recall at 1 (`value`) if subtitles count less, and each stream's deviation over videos."
     lines = []
     for language, s, own in stream_tables(networks, corpus, split):
         spread = dict(frames=float(s.video.std(1).mean()), subtitles=float(s.sub.std(1).mean()))
@@ -251,9 +278,9 @@ def weighted_recalls(
 
 # %% ../../nbs/api/61_scores.ipynb #8ac0111c
 def agreement_lines(
-    answers:dict, # language -> what was found
+    answers:dict, # language -> what was found, as `retrieve.recipes.answer` returns it
 )->list: # for `tidy`
-    "How far two languages agree in their first ten and in their first answer, averaged over pairs of languages."
+    "How far languages agree in their first ten answers and in the first, averaged over pairs."
     languages = list(answers)
     pairs = [(a, b) for i, b in enumerate(languages) for a in languages[:i]]
     tables = [consistency(answers[a], answers[b]) for a, b in pairs]
@@ -269,15 +296,15 @@ def agreement_lines(
 @dataclass
 class MomentScores:
     "What a system answered, and how good that is."
-    split: str     # that it was judged on
-    answers: dict  # language -> what was found, as `retrieve.metrics` reads it
+    split: str          # that it was judged on
+    answers: dict       # language -> what was found, as `retrieve.metrics` reads it
     ranks: pd.DataFrame # language, task, iou, desc_id, type, rank of the first right answer
-    lines: list    # for `tidy`
+    lines: list         # for `tidy`
 
 # %% ../../nbs/api/61_scores.ipynb #68eacb9c
 def moment_scores(
     finder, # `finder.MomentFinder`
-    corpus:MomentCorpus,
+    corpus:MomentCorpus, # with queries whose moments are known
 )->MomentScores:
     "Answer all queries of the split that systems are judged on, and score the answers."
     split = judged_on(corpus)

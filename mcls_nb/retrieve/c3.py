@@ -37,9 +37,13 @@ class Consolidation:
             check(value >= 0, f'{value} is negative', f'parameter {name}', 'choose 0 or more')
         for name in ('tau_vr', 'tau_loc'):
             value = getattr(self, name)
-            check(value > 0, f'{value} is no temperature', f'parameter {name}', 'choose a positive number')
+            check(value > 0, f'{value} is no temperature', f'parameter {name}',
+                  'choose a positive number')
 
-    def teachers(self, language, languages):
+    def teachers(self,
+        language:str, # that is taught
+        languages, # of the model
+    )->list:
         "Which languages teach one."
         return [h for h in languages if h != language] if self.across else [language]
 
@@ -47,8 +51,8 @@ class Consolidation:
 @dataclass
 class TeacherScores:
     "A teacher's merged scores of a batch in one language."
-    videos: torch.Tensor # q n
-    edges: Edges         # q l
+    videos: torch.Tensor # q n, of each query with each video of the batch
+    edges: Edges         # q l, logits of starts and ends in each query's own video
 
     def to(self, device):
         "The same on another device."
@@ -56,7 +60,9 @@ class TeacherScores:
         return TeacherScores(self.videos.to(device), edges)
 
 # %% ../../nbs/api/33_c3.ipynb #33e7a41e
-def check_teacher(teacher):
+def check_teacher(
+    teacher, # `MXML`
+):
     "Refuse a teacher in training mode."
     check(not teacher.training, 'the teacher is in training mode, so its dropout would teach noise',
           'teacher', 'call .eval() first')
@@ -66,7 +72,7 @@ def check_teacher(teacher):
 def teacher_scores(
     teacher, # `MXML` in evaluation mode
     batch, # `retrieve.data.MomentBatch`
-    languages, # those to speak of
+    languages, # in which queries are asked
     merge:str='mean', # of the two streams
 )->dict: # language -> `TeacherScores`
     "A teacher's scores of a batch."
@@ -82,19 +88,20 @@ def teacher_scores(
 def retrieval_consolidation(
     teacher, # q n, a teacher's merged scores
     streams:Streams, # of q n, the student's
-    own, # q, index of each query's video
-    cfg:Consolidation=Consolidation(),
+    own, # q, position of each query's video
+    cfg:Consolidation=Consolidation(), # temperature, and the reading of Eq. 6
 ): # scalar
     "Mean cross-entropy of both streams against the teacher, over a batch's videos (Eqs. 5, 6)."
     how = dict(reading=cfg.reading, own=own)
-    return sum(consolidate(teacher, s, cfg.tau_vr, **how).mean() for s in (streams.video, streams.sub))
+    both = streams.video, streams.sub
+    return sum(consolidate(teacher, s, cfg.tau_vr, **how).mean() for s in both)
 
 # %% ../../nbs/api/33_c3.ipynb #abd233ed
 def localisation_consolidation(
     teacher:Edges, # q l, a teacher's
     streams, # two `Edges` of q l, the student's: of frames alone and of subtitles alone
-    mask, # q l, clips of the own video
-    cfg:Consolidation=Consolidation(),
+    mask, # q l, True for clips of the own video
+    cfg:Consolidation=Consolidation(), # temperature
 ): # scalar
     "Mean cross-entropy of both streams' edges against the teacher's (Eqs. 8, 9)."
     total = 0
@@ -107,11 +114,12 @@ def localisation_consolidation(
 def stream_edges(
     model, # `MXML`
     compared:Compared, # of a batch
-    language:str,
+    language:str, # of the queries
     halve:bool=False, # a stream gets its half of the mean
 )->list: # of two `Edges`, q l: of frames alone and of subtitles alone
     "Where each stream alone sees a moment begin and end."
-    scale, streams = .5 if halve else 1., (compared.curve.video, compared.curve.sub)
+    scale = .5 if halve else 1.
+    streams = compared.curve.video, compared.curve.sub
     return [model.edges(language)(scale * s, compared.mask) for s in streams]
 
 # %% ../../nbs/api/33_c3.ipynb #5d3b2792
@@ -131,7 +139,7 @@ def consolidation_losses(
     batch, # `retrieve.data.MomentBatch`
     compared:dict, # language -> `Compared`, the student's
     teacher:dict, # language -> `TeacherScores`
-    cfg:Consolidation=Consolidation(),
+    cfg:Consolidation=Consolidation(), # weights, temperatures, who teaches
     lambda_loc:float=.01, # weight of localisation in the whole loss
 )->dict: # name -> scalar
     "The terms that consolidation adds, weighted (C³ paper, Eqs. 7, 10, 11)."
@@ -152,11 +160,14 @@ def consolidation_losses(
 @dataclass
 class TeacherTable:
     "A teacher's scores of every query with every video, for each language."
-    column: dict # video name -> column
-    scores: dict # language -> Q N
+    column: dict # name of a video -> its column
+    scores: dict # language -> Q N, of all queries and all videos
     edges: dict  # language -> list of (2, l) logits, one for each query
 
-    def of(self, indices, batch)->dict: # language -> `TeacherScores`
+    def of(self,
+        indices, # q, queries of the batch
+        batch, # `retrieve.data.MomentBatch`
+    )->dict: # language -> `TeacherScores`
         "The part that a batch needs."
         columns = torch.tensor([self.column[n] for n in batch.names]) # n
         rows, (q, l) = torch.as_tensor(indices), (len(indices), batch.mask.shape[1])
@@ -180,7 +191,8 @@ def teacher_table(
     "Score every query with every video, and every query with the clips of its own."
     check_teacher(teacher)
     names, device = list(data.queries_of), next(teacher.parameters()).device
-    chunks = [[i for n in names[k:k + size] for i in data.queries_of[n]] for k in range(0, len(names), size)]
+    def queries_about(some): return [i for n in some for i in data.queries_of[n]]
+    chunks = [queries_about(names[k:k + size]) for k in range(0, len(names), size)]
     order = torch.tensor([i for chunk in chunks for i in chunk]).argsort()
     table = TeacherTable({n: k for k, n in enumerate(names)}, {}, {})
     for language in teacher.cfg.languages:
@@ -189,17 +201,21 @@ def teacher_table(
             c = compare(teacher, data.collate(chunk).to(device), language)
             logits = teacher.edges(language)(c.curve.merged(merge), c.mask)
             start, end, lengths = logits.start.cpu(), logits.end.cpu(), c.mask.sum(1).tolist()
-            for i, s, e, n in zip(chunk, start, end, lengths): edges[i] = torch.stack([s[:n], e[:n]])
+            for i, s, e, n in zip(chunk, start, end, lengths):
+                edges[i] = torch.stack([s[:n], e[:n]]) # 2 l, without padding
             queries.append(c.queries)
             clips.append(c.clips)
-        rows = [torch.cat([retrieval_streams(q, c).merged(merge).cpu() for c in clips], 1) for q in queries]
-        table.scores[language], table.edges[language] = torch.cat(rows)[order], edges # Q N
+        def row(asked): # q N, some queries with all videos
+            parts = [retrieval_streams(asked, some).merged(merge).cpu() for some in clips]
+            return torch.cat(parts, 1)
+        table.scores[language] = torch.cat([row(asked) for asked in queries])[order] # Q N
+        table.edges[language] = edges
     return table
 
 # %% ../../nbs/api/33_c3.ipynb #d54230a8
 @dataclass
 class ConsolidationBatch:
-    "A batch with what a teacher says of it."
+    "A batch with a teacher's scores of it."
     batch: object        # `retrieve.data.MomentBatch`
     teacher: dict = None # language -> `TeacherScores`
     progress: float = 0. # share of the epochs that have passed
@@ -211,7 +227,7 @@ class ConsolidationBatch:
 
 # %% ../../nbs/api/33_c3.ipynb #56cd7ba7
 class ConsolidationData:
-    "Batches with what a teacher says of them, for `training.fit`; without a teacher, just the batches."
+    "Batches for `training.fit`, with a teacher's scores of them where there is a teacher."
     def __init__(self,
         data, # `retrieve.data.MomentData`
         epochs:int, # of the training, for the schedule of negatives
@@ -231,7 +247,7 @@ class ConsolidationData:
         return [[first + i for i in batch] for batch in self.data.batches(epoch)]
 
     def collate(self, items)->ConsolidationBatch:
-        "A batch, what is said of it, and how far the training has come."
+        "A batch, a teacher's scores of it, and how far the training has come."
         n = len(self.data.queries)
         epoch, indices = items[0] // n, [i % n for i in items]
         batch, teacher = self.data.collate(indices), self.teacher
@@ -244,7 +260,7 @@ class ConsolidationData:
 
 # %% ../../nbs/api/33_c3.ipynb #abb52fc8
 def moment_loss(
-    cfg:LossConfig=LossConfig(),
+    cfg:LossConfig=LossConfig(), # mXML's terms
     consolidation:Consolidation=Consolidation(), # counts where the batch has a teacher
 ): # loss(model, batch) -> (sum, count)
     "The loss of mXML and of C³ for `training.fit` (C³ paper, Eqs. 3 and 11)."

@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..core import check, choose, config_hash, lock, override, run_folder, set_seed, stream_seed
-from .baselines import BaselineConfig, answer_in_stages, train_baseline
+from ..core import (
+    check, choose, config_hash, lock, override, run_folder, set_seed, stream_seed)
+from .baselines import answer_in_stages, train_baseline
 from .c3 import Consolidation, ConsolidationData, moment_loss
 from .data import TASKS, MomentCorpus, MomentData, VideoSet, query_features
-from .spans import SpanRule
 from .encoders import MXML, XMLConfig
 from .index import MomentIndex
 from .losses import LossConfig
 from .metrics import evaluate
 from .scoring import WEIGHTS, Queries
+from .spans import SpanRule
 from ..training import OPTIMIZERS, FitConfig, fit
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #d08296a9
@@ -39,35 +40,36 @@ class SearchConfig:
 @torch.no_grad()
 def encode_queries(
     model, # `MXML` in evaluation mode
-    corpus:MomentCorpus,
-    queries, # `Query`s, or texts that somebody has typed
-    language:str,
+    corpus:MomentCorpus, # with the rows of these queries
+    queries:list, # of `Query`
+    language:str, # in which they are asked
     batch:int=500, # queries at once
 )->Queries:
-    "What queries ask of each stream, encoded where the model is."
+    "Queries as vectors, one for each stream, encoded where the model is."
     device, parts = next(model.parameters()).device, []
     for k in range(0, len(queries), batch):
         features = query_features(corpus, queries[k:k + batch], language, device)
         parts.append(model.encode_queries(*features, language))
     if len(parts) == 1: return parts[0]
-    vectors = ('video', 'sub', 'video_clip', 'sub_clip') # weights of words differ in length
-    return Queries(*(torch.cat([getattr(p, name) for p in parts]) for name in vectors))
+    def whole(name): return torch.cat([getattr(p, name) for p in parts])
+    return Queries(*map(whole, ('video', 'sub', 'video_clip', 'sub_clip'))) # words differ in number
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #acca23c7
 @torch.no_grad()
 def answer(
     system, # `MXML`, or a tuple of baselines that are asked one after the other, in evaluation mode
-    corpus:MomentCorpus,
+    corpus:MomentCorpus, # that is asked about
     split:str, # whose queries and videos
-    language:str,
-    search:SearchConfig=SearchConfig(),
-    tasks=TASKS,
+    language:str, # of the queries
+    search:SearchConfig=SearchConfig(), # how the system is searched
+    tasks=TASKS, # which of 'VCMR', 'SVMR' and 'VR' are answered
     k:int=100, # answers to each query
 )->dict: # video2idx, and a ranking for each task, as `retrieve.metrics` reads them
     "Answer all queries of a split in one language, as far as the system can."
     videos, queries = VideoSet(corpus, split), corpus.splits[split]
     if isinstance(system, tuple):
-        found = answer_in_stages(system, corpus, split, language, tasks, search.rule, search.alpha, k)
+        found = answer_in_stages(
+            system, corpus, split, language, tasks, search.rule, search.alpha, k)
         return dict(video2idx=videos.index, **found)
     index = MomentIndex.build(system, videos, language)
     own = np.array([videos.index[q.video] for q in queries])
@@ -77,28 +79,27 @@ def answer(
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #134dcbe2
 def judged_on(
-    corpus:MomentCorpus,
+    corpus:MomentCorpus, # with true moments, at least in one of the two splits
 )->str: # 'test', or 'val' where the test answers are hidden
     "The split that systems are judged on."
-    known = lambda s: s in corpus.splits and all(q.moment is not None for q in corpus.splits[s])
-    usable = [s for s in ('test', 'val') if known(s)]
+    def known(split): return all(q.moment is not None for q in corpus.splits[split])
+    usable = [s for s in ('test', 'val') if s in corpus.splits and known(s)]
     check(usable, 'has no test or val split with moments', corpus.name, 'add one')
     return usable[0]
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #c6d04fab
 def recall_validation(
-    corpus:MomentCorpus,
-    search:SearchConfig,
+    corpus:MomentCorpus, # whose validation queries are answered
+    search:SearchConfig, # how models are searched
 ): # model -> {task: percent}, for `training.fit`; None where there is nothing to validate on
     "Mean recall at 1 over languages and both IoUs."
     if judged_on(corpus) == 'val' or 'val' not in corpus.splits: return None
     def validate(model):
-        system = model if isinstance(model, MXML) else (model,)
-        tables = []
+        system, tables = model if isinstance(model, MXML) else (model,), []
         for language in corpus.languages:
             found = answer(system, corpus, 'val', language, search)
             tables.append(evaluate(found, corpus.splits['val'], ks=(1,)))
-        mean = lambda task: float(np.mean([v for t in tables for v in t[task].values()]))
+        def mean(task): return float(np.mean([v for t in tables for v in t[task].values()]))
         return {task: mean(task) for task in TASKS if task in tables[0]}
     return validate
 
@@ -106,42 +107,50 @@ def recall_validation(
 @dataclass(frozen=True)
 class MomentTrainConfig:
     "What networks are trained with."
-    fit: FitConfig = FitConfig()
-    loss: LossConfig = LossConfig()
-    consolidation: Consolidation = Consolidation()
-    batch_videos: int = 16     # videos in a batch, with all their queries
-    by: str = 'video'          # or 'query': a batch of so many queries at random, as released
-    optimizer: str = 'adamw'   # or 'bert', as released
+    fit: FitConfig = FitConfig()    # how long and how fast
+    loss: LossConfig = LossConfig() # mXML's terms
+    consolidation: Consolidation = Consolidation() # what a teacher's scores count
+    batch_videos: int = 16          # videos in a batch, with all their queries
+    by: str = 'video'               # or 'query': a batch of so many queries at random, as released
+    optimizer: str = 'adamw'        # or 'bert', as released
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #3dc7785b
 @dataclass
 class MomentTraining:
     "A corpus, sizes, and the trainings that a recipe may ask for."
-    corpus: MomentCorpus
+    corpus: MomentCorpus              # videos and queries
     network: XMLConfig = XMLConfig()  # widths and languages are filled in
-    cfg: MomentTrainConfig = MomentTrainConfig()
+    cfg: MomentTrainConfig = MomentTrainConfig() # what networks are trained with
     search: SearchConfig = SearchConfig() # how models are searched while they are chosen
     baselines: dict = field(default_factory=dict) # name -> `BaselineConfig`
     seed: int = 0                     # of weights and batches
     data_name: str = ''               # names the data in folders
-    shared: object = None             # folder where models are kept, shared between runs; None = memory
+    shared: object = None             # folder of models that runs share; None = memory
     histories: dict = field(default_factory=dict) # (languages, round or network) -> `History`
     trained: object = None            # what the recipe has returned
 
-    languages = property(lambda self: self.corpus.languages)
+    languages = property(lambda self: self.corpus.languages, doc='That networks are trained for.')
 
-    def only(self, language)->'MomentTraining':
-        "The same for a model of one language; histories go into one book."
+    def only(self,
+        language:str, # one of the corpus' languages
+    )->'MomentTraining':
+        "The same for a model of one language; both keep their histories in one dictionary."
         return replace(self, corpus=replace(self.corpus, languages=(language,)))
 
-    def train(self, teacher=None, round=0, **consolidation)->MXML: # fields of `Consolidation`
-        "A fresh network, taught by `teacher` where there is one (C³ paper, Algorithm 1, lines 1 and 4)."
-        check((teacher is None) == (round == 0), f'round {round} has {"no" if teacher is None else "a"} teacher',
-              'recipe', 'round 0 has none, all others have one')
+    def train(self,
+        teacher:MXML=None, # the model of the round before
+        round:int=0, # 0 is the teacher of all
+        **consolidation, # fields of `Consolidation` to change
+    )->MXML:
+        "A fresh network, taught where there is a teacher (C³ paper, Algorithm 1, lines 1 and 4)."
+        has = 'no' if teacher is None else 'a'
+        check((teacher is None) == (round == 0), f'round {round} has {has} teacher', 'recipe',
+              'round 0 has none, all others have one')
         cfg = replace(self.cfg, consolidation=override(self.cfg.consolidation, **consolidation))
         set_seed(stream_seed('weights', self.seed, round))
         model, data = MXML(self.config()), self.data()
-        fit_cfg = replace(self.fit_config(data), seed=stream_seed('round', self.seed, round) % 2**31)
+        seed = stream_seed('round', self.seed, round) % 2**31
+        fit_cfg = replace(self.fit_config(data), seed=seed)
         validate = recall_validation(self.corpus, self.search)
         if validate is None: fit_cfg = replace(fit_cfg, monitor='loss', use='last', patience=0)
         factory = choose(OPTIMIZERS, cfg.optimizer, 'optimiser')
@@ -152,13 +161,16 @@ class MomentTraining:
         self.histories['+'.join(self.languages), round] = history
         return model
 
-    def train_baseline(self, name, **network): # fields of the network's configuration; a network
+    def train_baseline(self,
+        name:str, # 'mcn', 'cal', 'mee' or 'excl'
+        **network, # fields of the network's configuration to change
+    ): # the network
         "A network of a baseline, for one language."
         cfg = choose(self.baselines, name, 'network')
         cfg = replace(cfg, network=override(cfg.network, **network))
-        validate, (language,) = recall_validation(self.corpus, self.search), self.languages
-        folder = self.shared
-        model, history = train_baseline(cfg, self.corpus, name, self.seed, folder, self.data_name, validate)
+        (language,), validate = self.languages, recall_validation(self.corpus, self.search)
+        model, history = train_baseline(
+            cfg, self.corpus, name, self.seed, self.shared, self.data_name, validate)
         self.histories[language, name] = history
         return model
 
@@ -167,26 +179,33 @@ class MomentTraining:
 def config(self:MomentTraining)->XMLConfig:
     "The network's configuration for this corpus."
     c = self.corpus
-    return replace(self.network, languages=tuple(c.languages), d_video=c.d_video, d_text=c.d_text,
-                   max_clips=c.max_clips, max_words=c.max_words)
+    sizes = dict(d_video=c.d_video, d_text=c.d_text, max_clips=c.max_clips, max_words=c.max_words)
+    return replace(self.network, languages=tuple(c.languages), **sizes)
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #b0f10eb5
 @patch
 def data(self:MomentTraining)->MomentData:
     "The training queries in batches."
-    return MomentData(self.corpus, batch_videos=self.cfg.batch_videos, seed=self.seed, by=self.cfg.by)
+    cfg = self.cfg
+    return MomentData(self.corpus, batch_videos=cfg.batch_videos, seed=self.seed, by=cfg.by)
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #9a87d8c2
 @patch
-def fit_config(self:MomentTraining, data:MomentData)->FitConfig:
+def fit_config(self:MomentTraining,
+    data:MomentData, # that is trained on
+)->FitConfig:
     "The training's configuration, with room for the largest batch."
     each = max(map(len, data.queries_of.values())) if self.cfg.by == 'video' else 1
     return replace(self.cfg.fit, batch_size=self.cfg.batch_videos * each)
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #b73a2a91
 @patch
-def decisive(self:MomentTraining, cfg:MomentTrainConfig, round:int, blind:bool)->tuple:
-    "What decides the numbers of a round; the first one knows no consolidation."
+def decisive(self:MomentTraining,
+    cfg:MomentTrainConfig, # what the round is trained with
+    round:int, # of teacher and student; 0 has no teacher
+    blind:bool, # whether there are no validation queries
+)->tuple:
+    "What decides the numbers of a round; consolidation decides nothing in round 0."
     taught = (cfg.consolidation, round) if round else ()
     cfg = replace(cfg, consolidation=Consolidation())
     return self.config(), cfg, self.search, self.seed, self.data_name, blind, *taught
@@ -194,7 +213,10 @@ def decisive(self:MomentTraining, cfg:MomentTrainConfig, round:int, blind:bool)-
 # %% ../../nbs/api/39_moment_recipes.ipynb #1dffcf1a
 @patch
 @contextmanager
-def once(self:MomentTraining, what:str, decisive:tuple):
+def once(self:MomentTraining,
+    what:str, # is trained: 'round0' ...
+    decisive:tuple, # all that decides its numbers
+): # yields a Path; None where all stays in memory
     "The folder of a network that many runs share, locked: whoever comes second waits and reads."
     if self.shared is None:
         yield None
@@ -206,28 +228,33 @@ def once(self:MomentTraining, what:str, decisive:tuple):
 # %% ../../nbs/api/39_moment_recipes.ipynb #b8a3b40f
 @dataclass
 class TrainedSystem:
-    "What a recipe returns: a network, or a tuple of them, for each language, and how they are searched."
-    networks: dict       # language -> network, or tuple of networks
-    search: SearchConfig
+    "A network for each language, or a tuple of them, and how they are searched."
+    networks: dict       # language -> network, or networks that are asked one after the other
+    search: SearchConfig # how they are searched
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #097365f8
 @patch
-def system(self:MomentTraining, networks)->TrainedSystem: # one for all languages, or a dict of them
+def system(self:MomentTraining,
+    networks, # one for all languages, or language -> network
+)->TrainedSystem:
     "Trained networks with the search settings that go with them."
     each = networks if isinstance(networks, dict) else dict.fromkeys(self.languages, networks)
     return TrainedSystem(each, self.search)
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #af5b1d28
 @patch
-def with_loss(self:MomentTraining, **loss)->MomentTraining: # fields of `LossConfig`
-    "The same with another loss, and a search to match: a sum of streams takes half the exponent of a mean."
-    new = override(self.cfg.loss, **loss)
+def with_loss(self:MomentTraining, **loss)->MomentTraining: # fields of `LossConfig` to change
+    "The same with another loss, and with the search settings that go with it."
+    new = override(self.cfg.loss, **loss) # a sum of streams takes half the exponent of a mean
     alpha = self.search.alpha * WEIGHTS[self.search.merge] / WEIGHTS[new.merge]
     search = replace(self.search, alpha=alpha, merge=new.merge)
     return replace(self, cfg=replace(self.cfg, loss=new), search=search)
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #2bc20ecf
-def mxml(run:MomentTraining, **loss)->TrainedSystem: # fields of `LossConfig`
+def mxml(
+    run:MomentTraining, # corpus, sizes and trainings
+    **loss, # fields of `LossConfig` to change
+)->TrainedSystem:
     "One network for all languages (Lei et al., 2021)."
     run = run.with_loss(**loss)
     return run.system(run.train())
@@ -238,9 +265,15 @@ def xml(run:MomentTraining)->TrainedSystem:
     return run.system({language: run.only(language).train() for language in run.languages})
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #1cb3d80a
-def c3(run:MomentTraining, rounds:int=2, loss:dict={}, **consolidation)->TrainedSystem:
+def c3(
+    run:MomentTraining, # corpus, sizes and trainings
+    rounds:int=2, # Q of Algorithm 1
+    loss:dict={}, # fields of `LossConfig` to change
+    **consolidation, # fields of `Consolidation` to change
+)->TrainedSystem:
     "Rounds of teacher and student (C³ paper, Algorithm 1)."
-    check(rounds >= 0, f'{rounds} rounds are none', 'parameter rounds', 'choose 0 for the teacher alone')
+    check(rounds >= 0, f'{rounds} rounds are none', 'parameter rounds',
+          'choose 0 for the teacher alone')
     run = run.with_loss(**loss)
     model = run.train()
     for k in range(1, rounds + 1):
@@ -248,14 +281,21 @@ def c3(run:MomentTraining, rounds:int=2, loss:dict={}, **consolidation)->Trained
     return run.system(model)
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #9134cbd4
-def ic2(run:MomentTraining, rounds:int=2)->TrainedSystem:
+def ic2(
+    run:MomentTraining, # corpus, sizes and trainings
+    rounds:int=2, # of teacher and student
+)->TrainedSystem:
     "C³ within one language: each stream is taught by both (C³ paper, section 4.2)."
     each = {l: c3(run.only(l), rounds, across=False).networks[l] for l in run.languages}
     return run.system(each)
 
 # %% ../../nbs/api/39_moment_recipes.ipynb #5ce3dee4
-def baseline(run:MomentTraining, networks=('mcn',), **configuration)->TrainedSystem:
-    "Networks that are asked one after the other; further arguments configure the last one."
+def baseline(
+    run:MomentTraining, # corpus, sizes and trainings
+    networks=('mcn',), # names, in the order in which they are asked
+    **configuration, # fields of the last network's configuration to change
+)->TrainedSystem:
+    "Networks that are asked one after the other."
     (*first, last), systems = networks, {}
     for language in run.languages:
         one = run.only(language)

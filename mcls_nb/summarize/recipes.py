@@ -10,7 +10,7 @@ __all__ = ['SummaryFits', 'Trained', 'DistilledReader', 'judged_by', 'data_finge
 # %% ../../nbs/api/27_recipes.ipynb #ce987df6
 import hashlib
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -35,9 +35,10 @@ class SummaryFits:
     mix: FitConfig = FitConfig()         # on both languages together
     translation: FitConfig = FitConfig() # of a translator
 
-    def with_(self, **changes):
+    def with_(self, **changes)->'SummaryFits': # fields of `FitConfig`
         "The same, with fields of all trainings changed."
-        return replace(self, **{f.name: replace(getattr(self, f.name), **changes) for f in fields(self)})
+        changed = {name: replace(fit, **changes) for name, fit in vars(self).items()}
+        return replace(self, **changed)
 
 # %% ../../nbs/api/27_recipes.ipynb #6a59ea76
 @dataclass
@@ -47,7 +48,7 @@ class Trained:
     vocabs: tuple       # of the source and of the summaries
     language: str       # of the transcripts that it reads
     split: str          # that it was trained on last
-    translator: object = None # list of texts -> list of texts, which comes before it in a pipeline
+    translator: object = None # list of texts -> list of texts; comes first in a pipeline
 
 # %% ../../nbs/api/27_recipes.ipynb #137c7ff1
 @dataclass
@@ -59,7 +60,7 @@ class DistilledReader:
 
 # %% ../../nbs/api/27_recipes.ipynb #c6572cf4
 def judged_by(
-    val, # `SummaryData`, or None
+    val, # `SummaryData`; None where there are no validation videos
     cfg:FitConfig, # how a network is trained
 )->tuple: # (FitConfig, model -> {metric: number} or None), for `training.fit`
     "How the best weights are chosen: by the share of validation words that are guessed right."
@@ -68,7 +69,7 @@ def judged_by(
 
 # %% ../../nbs/api/27_recipes.ipynb #b0d76582
 def data_fingerprint(
-    data:SummaryData,
+    data:SummaryData, # records with their videos
 )->list: # plain values
     "What a data set is made of: ids, lengths, words, and the rows of eight of its videos."
     eight = data.records[::-(-len(data) // 8)] # all features may be too many to read
@@ -88,17 +89,17 @@ def joint_vocab(
 @dataclass
 class SummaryTraining:
     "A corpus, sizes, and the trainings that a recipe may ask for."
-    corpus: Corpus
+    corpus: Corpus                    # records, features and vocabularies
     network: SummarizerConfig         # or `RNNConfig`; vocabularies and video width are filled in
-    fits: SummaryFits = SummaryFits()
+    fits: SummaryFits = SummaryFits() # how long and how fast
     language: str = 'pt'              # of the transcripts that are summarised
     seed: int = 0                     # of weights and batches
     samples: int = None               # records of `train` that are used; all by default
     max_text: int = 800               # words of a transcript
     max_video: int = 1024             # rows of a video
-    target_text: str = 'all'          # English text whose words can be written: 'all' or 'summaries'
+    target_text: str = 'all'          # whose words can be written: 'all' or 'summaries'
     translator: object = None         # a translator's network configuration, or texts -> texts
-    out: object = None                # folder of checkpoints, one below it for each stage; None = memory
+    out: object = None                # folder of checkpoints, one a stage; None = memory
     shared: object = None             # folder of teachers and translators
     histories: dict = field(default_factory=dict) # stage -> `History`
     origins: dict = field(default_factory=dict)   # parameter -> where it came from
@@ -111,175 +112,43 @@ class SummaryTraining:
         check(self.samples is None or 1 <= self.samples <= n,
               f'{self.samples} of {n} records cannot be had', 'samples', f'choose 1 to {n}')
 
-    def train(self, split='train', language=None, start=None)->Trained:
-        "Train on a split's summaries, from random weights or from where an earlier stage left off."
-        language = language or self.language
-        if start is None:
-            english = self.vocab('en', split, self.target_text)
-            vocabs = (self.vocab(language, 'train'), english)
-            if language == 'en' and self.target_text == 'all': vocabs = (english, english)
-            start = Trained(self.fresh(vocabs, share=language == 'en'), vocabs, language, split)
-            note = 'stage 1' if split == 'pretrain' else 'direct'
-        else: note = 'stage 3'
-        cfg = self.fits.pretrain if split == 'pretrain' else self.fits.train
-        data = self.data(split, language, start.vocabs)
-        cfg, validate = judged_by(self.held_out(language, start.vocabs), cfg)
-        self.histories[split] = fit(
-            start.network, data, summary_loss, cfg, self.below(split), validate, note)
-        return replace(start, split=split)
-
-    def teacher(self)->Trained:
-        "Stage 1: English videos; trained once for all runs that need it."
-        english = self.vocab('en', 'pretrain')
-        vocabs = (english, english)
-        network = self.fresh(vocabs, share=True)
-        data, val = self.data('pretrain', 'en', vocabs), self.held_out('en', vocabs)
-        marks = data_fingerprint(data), val and data_fingerprint(val)
-        about = config_hash(network.cfg, self.fits.pretrain, english.name, *marks, self.seed)
-        cfg, validate = judged_by(val, self.fits.pretrain)
-        with self.once(f'teacher-{self.network.reads}-s{self.seed}-{about}') as out:
-            fit(network, data, summary_loss, cfg, out, validate, 'stage 1')
-        return Trained(network, vocabs, 'en', 'pretrain')
-
-    def distil(self, teacher, layers=None, **how)->DistilledReader: # fields of `DistilConfig`
-        "Stage 2: a text side of the source language that imitates the teacher's."
-        check(self.network.reads != 'video', 'a system that reads only video has no text to distil', 'recipe',
-              'choose another recipe, or read both')
-        self.check_parts()
-        cfg = DistilConfig(layers, **how)
-        vocabs = self.foreign_vocabs(teacher)
-        data = self.data('train', self.language, vocabs), self.data('train', 'en', teacher.vocabs)
-        network, fit_cfg = self.config(vocabs, share_words=False), self.fits.distil
-        reader, self.histories['distil'] = distil(
-            teacher.network, *data, network, cfg, fit_cfg, self.below('distil'), self.seed)
-        return DistilledReader(reader, len(reader.encoder.layers), cfg.normed)
-
-    def transplant(self, teacher, student=None, words='student', layers='student')->Trained:
-        "The beginning of stage 3: a network whose parameters come from the stages before."
-        self.check_parts()
-        vocabs = self.foreign_vocabs(teacher)
-        network = self.fresh(vocabs)
-        depth, normed = (student.layers, student.normed) if student else (self.network.encoder_layers, False)
-        reader = student and student.reader
-        self.origins = transplant(network, teacher.network, reader, depth, words, layers, normed,
-                                  (vocabs[0], teacher.vocabs[0]))
-        return Trained(network, vocabs, self.language, '')
-
-    def mix(self)->Trained:
-        "Train on English and foreign videos at once, with one vocabulary for the transcripts of both."
-        parts = (('pretrain', 'en'), ('train', self.language))
-        words = joint_vocab([self.vocab(language, split) for split, language in parts])
-        vocabs = (words, self.vocab('en', 'pretrain'))
-        network = self.fresh(vocabs)
-        records = [(r, language) for split, language in parts for r in self.records(split)]
-        some, languages = map(list, zip(*records))
-        data = self.data_of(some, languages, vocabs, self.fits.mix)
-        cfg, validate = judged_by(self.held_out(self.language, vocabs), self.fits.mix)
-        self.histories['train'] = fit(
-            network, data, summary_loss, cfg, self.below('train'), validate, 'mixed')
-        return Trained(network, vocabs, self.language, 'train')
-
-    def translate(self, split, source, target): # list of texts -> list of texts
-        "Put translations in the place of a split's transcripts, and say how good they are."
-        check(self.network.reads != 'video', 'a system that reads only video has no text to translate',
-              'recipe', 'choose another recipe, or read both')
-        given = callable(self.translator)
-        translator = self.translator if given else self.train_translator(source, target)
-        before = self.corpus
-        self.corpus = translated(before, split, source, target, translator)
-        test = before.splits.get('test', [])
-        if test and all(target in r.transcripts for r in test): # then its quality can be told
-            mine = self.corpus if split == 'test' else translated(before, 'test', source, target, translator)
-            texts = [r.transcripts[target] for r in mine.splits['test']]
-            truth = [r.transcripts[target] for r in test]
-            self.scores['translation bleu4'] = score(texts, truth, only=('bleu4',))['bleu4']
-        return translator
-
-    def train_translator(self, source, target)->Translator:
-        "A translator from the parallel transcripts of `train`; trained once for all runs that need it."
-        vocabs = tuple(self.vocab(language, 'train') for language in (source, target))
-        cfg = self.fits.translation
-        network = self.translator or replace(self.network, reads='text')
-        network = replace(self, network=network).fresh(vocabs)
-        def pairs(split):
-            records = self.records(split)
-            sizes = self.max_text, cfg.batch_size, self.seed
-            return parallel_texts(records, source, target, vocabs, *sizes)
-        data = pairs('train')
-        val = pairs('val') if self.can_validate(source, target) else None
-        marks = [v.name for v in vocabs], data_fingerprint(data), val and data_fingerprint(val)
-        about = config_hash(network.cfg, cfg, self.max_text, *marks, self.seed)
-        cfg, validate = judged_by(val, cfg)
-        with self.once(f'translator-{source}-{target}-s{self.seed}-{about}') as out:
-            fit(network, data, summary_loss, cfg, out, validate, f'translator {source} to {target}')
-        return Translator(network, vocabs, self.max_text, max(map(len, data.tgt)), out)
-
-# %% ../../nbs/api/27_recipes.ipynb #8cf13822
+# %% ../../nbs/api/27_recipes.ipynb #2567a143
 @patch
-def records(self:SummaryTraining, split:str)->list: # of `Record`
-    "What a training may see of a split."
-    records = choose(self.corpus.splits, split, 'split')
-    return records[:self.samples] if split == 'train' else records
-
-# %% ../../nbs/api/27_recipes.ipynb #dad0b81c
-@patch
-def vocab(self:SummaryTraining, language:str, split:str, text:str='all')->Vocab:
-    "The words of the training text that a stage may see."
-    records = self.records(split)
-    if text == 'summaries': records = [replace(r, transcripts={}) for r in records]
-    corpus = replace(self.corpus, splits={split: records})
-    if text == 'summaries': corpus = replace(corpus, vocabs={})
-    return corpus.vocab(language, split)
-
-# %% ../../nbs/api/27_recipes.ipynb #f0bf181e
-@patch
-def foreign_vocabs(self:SummaryTraining, teacher:Trained)->tuple:
-    "Words of the source language, and those that the teacher writes."
-    return self.vocab(self.language, 'train'), teacher.vocabs[1]
-
-# %% ../../nbs/api/27_recipes.ipynb #1c82932a
-@patch
-def data_of(self:SummaryTraining, records, language, vocabs, cfg:FitConfig)->SummaryData:
-    "Records as a network reads them."
-    sizes = self.max_text, self.max_video, cfg.batch_size, self.seed
-    return SummaryData(records, self.corpus.features, *vocabs, language, *sizes)
-
-# %% ../../nbs/api/27_recipes.ipynb #6f9b8ac7
-@patch
-def data(self:SummaryTraining, split:str, language:str, vocabs)->SummaryData:
-    "A split as a network reads it."
+def train(self:SummaryTraining,
+    split:str='train', # whose summaries are learned
+    language:str=None, # of the transcripts that are read; the run's by default
+    start:Trained=None, # what an earlier stage has left
+)->Trained:
+    "Train on a split's summaries, from random weights or from where an earlier stage left off."
+    language = language or self.language
+    if start is None:
+        english = self.vocab('en', split, self.target_text)
+        vocabs = (self.vocab(language, 'train'), english)
+        if language == 'en' and self.target_text == 'all': vocabs = (english, english)
+        start = Trained(self.fresh(vocabs, share=language == 'en'), vocabs, language, split)
+        note = 'stage 1' if split == 'pretrain' else 'direct'
+    else: note = 'stage 3'
     cfg = self.fits.pretrain if split == 'pretrain' else self.fits.train
-    return self.data_of(self.records(split), language, vocabs, cfg)
+    data = self.data(split, language, start.vocabs)
+    cfg, validate = judged_by(self.held_out(language, start.vocabs), cfg)
+    self.histories[split] = fit(
+        start.network, data, summary_loss, cfg, self.below(split), validate, note)
+    return replace(start, split=split)
 
-# %% ../../nbs/api/27_recipes.ipynb #085e34e8
+# %% ../../nbs/api/27_recipes.ipynb #e03bc4cf
 @patch
-def can_validate(self:SummaryTraining, *languages)->bool:
-    "Whether there are validation records in all of them."
-    records = self.corpus.splits.get('val')
-    return bool(records) and {*languages} <= records[0].transcripts.keys()
-
-# %% ../../nbs/api/27_recipes.ipynb #74fb24c1
-@patch
-def held_out(self:SummaryTraining, language:str, vocabs): # `SummaryData` or None
-    "The validation split, where there is one in that language."
-    return self.data('val', language, vocabs) if self.can_validate(language) else None
-
-# %% ../../nbs/api/27_recipes.ipynb #8bdffbfd
-@patch
-def config(self:SummaryTraining, vocabs, **changes): # of the network
-    "The network's configuration for these vocabularies and this corpus."
-    some = next(r.id for records in self.corpus.splits.values() for r in records)
-    width = int(self.corpus.features[some].shape[1])
-    words = dict(source_words=len(vocabs[0]), target_words=len(vocabs[1]))
-    return replace(self.network, **words, d_video=width, **changes)
-
-# %% ../../nbs/api/27_recipes.ipynb #4a837ee6
-@patch
-def fresh(self:SummaryTraining, vocabs, share:bool=False): # a network
-    "A network with the seed's weights; `share`: one table for the words that it reads and writes."
-    cfg = self.config(vocabs, share_words=share and self.network.reads != 'video')
-    set_seed(stream_seed('weights', self.seed))
-    return cfg.build()
+def teacher(self:SummaryTraining)->Trained:
+    "Stage 1: English videos; trained once for all runs that need it."
+    english = self.vocab('en', 'pretrain')
+    vocabs = (english, english)
+    network = self.fresh(vocabs, share=True)
+    data, val = self.data('pretrain', 'en', vocabs), self.held_out('en', vocabs)
+    marks = data_fingerprint(data), val and data_fingerprint(val)
+    about = config_hash(network.cfg, self.fits.pretrain, english.name, *marks, self.seed)
+    cfg, validate = judged_by(val, self.fits.pretrain)
+    with self.once(f'teacher-{self.network.reads}-s{self.seed}-{about}') as out:
+        fit(network, data, summary_loss, cfg, out, validate, 'stage 1')
+    return Trained(network, vocabs, 'en', 'pretrain')
 
 # %% ../../nbs/api/27_recipes.ipynb #17a3e307
 @patch
@@ -289,17 +158,230 @@ def check_parts(self:SummaryTraining):
           f'a network of {type(self.network).__name__} has no parts that could travel', 'recipe',
           'only transformers are transplanted')
 
+# %% ../../nbs/api/27_recipes.ipynb #9635b3af
+@patch
+def check_distil(self:SummaryTraining,
+    layers:int=None, # encoder layers that are compared; all by default
+    **how, # other fields of `DistilConfig`
+)->DistilConfig:
+    "Where and how student and teacher are compared, if they can be."
+    cfg = DistilConfig(layers, **how)
+    check(self.network.reads != 'video', 'a system that reads only video has no text to distil',
+          'recipe', 'choose another recipe, or read both')
+    self.check_parts()
+    depth = self.network.encoder_layers
+    check(layers is None or 0 <= layers <= depth, f'there is no layer {layers}', 'DistilConfig',
+          f'the encoder has {depth}; 0 is the embedding')
+    return cfg
+
+# %% ../../nbs/api/27_recipes.ipynb #3a9ca693
+@patch
+def distil(self:SummaryTraining,
+    teacher:Trained, # of stage 1
+    layers:int=None, # encoder layers that are compared; all by default
+    **how, # other fields of `DistilConfig`
+)->DistilledReader:
+    "Stage 2: a text side of the source language that imitates the teacher's."
+    cfg, vocabs = self.check_distil(layers, **how), self.foreign_vocabs(teacher)
+    student_data = self.data('train', self.language, vocabs)
+    teacher_data = self.data('train', 'en', teacher.vocabs)
+    network, fit_cfg = self.config(vocabs, share_words=False), self.fits.distil
+    reader, self.histories['distil'] = distil(
+        teacher.network, student_data, teacher_data, network, cfg, fit_cfg,
+        self.below('distil'), self.seed)
+    return DistilledReader(reader, len(reader.encoder.layers), cfg.normed)
+
+# %% ../../nbs/api/27_recipes.ipynb #f9e31103
+@patch
+def transplant(self:SummaryTraining,
+    teacher:Trained, # of stage 1
+    student:DistilledReader=None, # of stage 2, where a recipe has it
+    words:str='student', # origin of words, as for `stages.origins`
+    layers:str='student', # origin of the distilled layers, as for `stages.origins`
+)->Trained:
+    "The beginning of stage 3: a network whose parameters come from the stages before."
+    self.check_parts()
+    vocabs = self.foreign_vocabs(teacher)
+    network = self.fresh(vocabs)
+    reader, depth, normed = None, self.network.encoder_layers, False
+    if student: reader, depth, normed = student.reader, student.layers, student.normed
+    sources = vocabs[0], teacher.vocabs[0]
+    self.origins = transplant(
+        network, teacher.network, reader, depth, words, layers, normed, sources)
+    return Trained(network, vocabs, self.language, '')
+
+# %% ../../nbs/api/27_recipes.ipynb #55d90484
+@patch
+def mix(self:SummaryTraining)->Trained:
+    "Train on English and foreign videos at once, with one vocabulary for both transcripts."
+    parts = (('pretrain', 'en'), ('train', self.language))
+    words = joint_vocab([self.vocab(language, split) for split, language in parts])
+    vocabs = (words, self.vocab('en', 'pretrain'))
+    network = self.fresh(vocabs)
+    records = [(r, language) for split, language in parts for r in self.records(split)]
+    some, languages = map(list, zip(*records))
+    data = self.data_of(some, languages, vocabs, self.fits.mix)
+    cfg, validate = judged_by(self.held_out(self.language, vocabs), self.fits.mix)
+    self.histories['train'] = fit(
+        network, data, summary_loss, cfg, self.below('train'), validate, 'mixed')
+    return Trained(network, vocabs, self.language, 'train')
+
+# %% ../../nbs/api/27_recipes.ipynb #8fdda5de
+@patch
+def translate(self:SummaryTraining,
+    split:str, # whose transcripts are translated
+    source:str, # language that is read
+    target:str, # language that is written
+): # the translator: list of texts -> list of texts
+    "Put translations in the place of a split's transcripts, and say how good they are."
+    check(self.network.reads != 'video',
+          'a system that reads only video has no text to translate', 'recipe',
+          'choose another recipe, or read both')
+    given = callable(self.translator)
+    translator = self.translator if given else self.train_translator(source, target)
+    before = self.corpus
+    self.corpus = translated(before, split, source, target, translator)
+    test = before.splits.get('test', [])
+    if test and all(target in r.transcripts for r in test): # then its quality can be told
+        mine = self.corpus
+        if split != 'test': mine = translated(before, 'test', source, target, translator)
+        texts = [r.transcripts[target] for r in mine.splits['test']]
+        truth = [r.transcripts[target] for r in test]
+        self.scores['translation bleu4'] = score(texts, truth, only=('bleu4',))['bleu4']
+    return translator
+
+# %% ../../nbs/api/27_recipes.ipynb #facd90b1
+@patch
+def train_translator(self:SummaryTraining,
+    source:str, # language that is read
+    target:str, # language that is written
+)->Translator:
+    "A translator from the parallel transcripts of `train`; trained once for all runs."
+    vocabs = tuple(self.vocab(language, 'train') for language in (source, target))
+    cfg = self.fits.translation
+    network = self.translator or replace(self.network, reads='text')
+    network = replace(self, network=network).fresh(vocabs)
+    def pairs(split):
+        records = self.records(split)
+        sizes = self.max_text, cfg.batch_size, self.seed
+        return parallel_texts(records, source, target, vocabs, *sizes)
+    data = pairs('train')
+    val = pairs('val') if self.can_validate(source, target) else None
+    marks = [v.name for v in vocabs], data_fingerprint(data), val and data_fingerprint(val)
+    about = config_hash(network.cfg, cfg, self.max_text, *marks, self.seed)
+    cfg, validate = judged_by(val, cfg)
+    with self.once(f'translator-{source}-{target}-s{self.seed}-{about}') as out:
+        fit(network, data, summary_loss, cfg, out, validate, f'translator {source} to {target}')
+    return Translator(network, vocabs, self.max_text, max(map(len, data.tgt)), out)
+
+# %% ../../nbs/api/27_recipes.ipynb #8cf13822
+@patch
+def records(self:SummaryTraining,
+    split:str, # of the corpus
+)->list: # of `Record`
+    "What a training may see of a split: of `train`, the first `samples` records."
+    records = choose(self.corpus.splits, split, 'split')
+    return records[:self.samples] if split == 'train' else records
+
+# %% ../../nbs/api/27_recipes.ipynb #dad0b81c
+@patch
+def vocab(self:SummaryTraining,
+    language:str, # of the words
+    split:str, # that the stage is trained on
+    text:str='all', # whose words: 'all' text, or 'summaries' alone
+)->Vocab:
+    "The words of the training text that a stage may see."
+    records = self.records(split)
+    if text == 'summaries': records = [replace(r, transcripts={}) for r in records]
+    corpus = replace(self.corpus, splits={split: records})
+    if text == 'summaries': corpus = replace(corpus, vocabs={})
+    return corpus.vocab(language, split)
+
+# %% ../../nbs/api/27_recipes.ipynb #f0bf181e
+@patch
+def foreign_vocabs(self:SummaryTraining,
+    teacher:Trained, # of stage 1
+)->tuple: # two `Vocab`s
+    "Words of the source language, and those that the teacher writes."
+    return self.vocab(self.language, 'train'), teacher.vocabs[1]
+
+# %% ../../nbs/api/27_recipes.ipynb #1c82932a
+@patch
+def data_of(self:SummaryTraining,
+    records:list, # of `Record`
+    language, # of the transcripts; one for all, or a list with one for each record
+    vocabs:tuple, # of the source and of the summaries
+    cfg:FitConfig, # says how many samples an update has
+)->SummaryData:
+    "Records as a network reads them."
+    sizes = self.max_text, self.max_video, cfg.batch_size, self.seed
+    return SummaryData(records, self.corpus.features, *vocabs, language, *sizes)
+
+# %% ../../nbs/api/27_recipes.ipynb #6f9b8ac7
+@patch
+def data(self:SummaryTraining,
+    split:str, # of the corpus
+    language:str, # of the transcripts
+    vocabs:tuple, # of the source and of the summaries
+)->SummaryData:
+    "A split as a network reads it."
+    cfg = self.fits.pretrain if split == 'pretrain' else self.fits.train
+    return self.data_of(self.records(split), language, vocabs, cfg)
+
+# %% ../../nbs/api/27_recipes.ipynb #085e34e8
+@patch
+def can_validate(self:SummaryTraining, *languages)->bool:
+    "Whether there are validation records with transcripts in all of these languages."
+    records = self.corpus.splits.get('val')
+    return bool(records) and {*languages} <= records[0].transcripts.keys()
+
+# %% ../../nbs/api/27_recipes.ipynb #74fb24c1
+@patch
+def held_out(self:SummaryTraining,
+    language:str, # of the transcripts
+    vocabs:tuple, # of the source and of the summaries
+): # `SummaryData` or None
+    "The validation split, where there is one in that language."
+    return self.data('val', language, vocabs) if self.can_validate(language) else None
+
+# %% ../../nbs/api/27_recipes.ipynb #8bdffbfd
+@patch
+def config(self:SummaryTraining,
+    vocabs:tuple, # of the source and of the summaries
+    **changes, # further fields of the network's configuration
+): # `SummarizerConfig` or `RNNConfig`
+    "The network's configuration for these vocabularies and this corpus."
+    some = next(r.id for records in self.corpus.splits.values() for r in records)
+    width = int(self.corpus.features[some].shape[1])
+    words = dict(source_words=len(vocabs[0]), target_words=len(vocabs[1]))
+    return replace(self.network, **words, d_video=width, **changes)
+
+# %% ../../nbs/api/27_recipes.ipynb #4a837ee6
+@patch
+def fresh(self:SummaryTraining,
+    vocabs:tuple, # of the source and of the summaries
+    share:bool=False, # one table for the words that are read and those that are written
+): # `Summarizer` or `RNNSummarizer`
+    "A network with the seed's weights."
+    cfg = self.config(vocabs, share_words=share and self.network.reads != 'video')
+    set_seed(stream_seed('weights', self.seed))
+    return cfg.build()
+
 # %% ../../nbs/api/27_recipes.ipynb #2b0f5b7e
 @patch
-def below(self:SummaryTraining, stage:str): # Path or None
+def below(self:SummaryTraining,
+    stage:str, # 'train', 'pretrain' or 'distil'
+): # Path; None where all stays in memory
     "Where a stage keeps its checkpoints."
     return self.out and Path(self.out)/stage
 
 # %% ../../nbs/api/27_recipes.ipynb #870405bc
 @patch
 @contextmanager
-def once(self:SummaryTraining, name:str):
-    "The folder of something that many runs share, locked: whoever comes second waits and reads."
+def once(self:SummaryTraining,
+    name:str, # of the folder, which says all that decides what is in it
+): # yields a Path; None where all stays in memory
+    "The folder of a network that many runs share, locked: whoever comes second waits and reads."
     if self.shared is None:
         yield None
         return
@@ -341,30 +423,46 @@ def translated_pretraining(run:SummaryTraining)->Trained:
 # %% ../../nbs/api/27_recipes.ipynb #cda9dd19
 def pretrain_finetune(run:SummaryTraining)->Trained:
     "P+F: pre-train on English videos, fine-tune on foreign ones (MCLS paper, Table 3)."
+    run.check_parts()
     teacher = run.teacher()
     start = run.transplant(teacher, words='shared', layers='teacher') # cognates keep their vectors
     return run.train(start=start)
 
 # %% ../../nbs/api/27_recipes.ipynb #93ceb51f
-def ts_e(run:SummaryTraining, layers=None, **how)->Trained:
+def ts_e(
+    run:SummaryTraining, # corpus, sizes and trainings
+    layers:int=None, # encoder layers that are compared; all by default
+    **how, # other fields of `DistilConfig`
+)->Trained:
     "Triple-stage training, distilled at the encoder (MCLS paper, sections 2.3 to 2.5)."
-    teacher = run.teacher()                              # stage 1: English videos
-    student = run.distil(teacher, layers, **how)         # stage 2: parallel transcripts
-    return run.train(start=run.transplant(teacher, student)) # stage 3: foreign-language videos
+    run.check_distil(layers, **how)
+    teacher = run.teacher()                      # stage 1: English videos
+    student = run.distil(teacher, layers, **how) # stage 2: parallel transcripts
+    start = run.transplant(teacher, student)
+    return run.train(start=start)                # stage 3: foreign-language videos
 
 # %% ../../nbs/api/27_recipes.ipynb #9eaa891e
-def ts_v(run:SummaryTraining, **how)->Trained:
+def ts_v(
+    run:SummaryTraining, # corpus, sizes and trainings
+    **how, # fields of `DistilConfig` other than `layers`
+)->Trained:
     "Triple-stage training, distilled at the vocabulary (MCLS paper, section 2.4)."
+    run.check_distil(0, **how)
     teacher = run.teacher()
-    student = run.distil(teacher, 0, **how)              # the embedding alone
-    return run.train(start=run.transplant(teacher, student, layers='teacher'))
+    student = run.distil(teacher, 0, **how) # the embedding alone
+    start = run.transplant(teacher, student, layers='teacher')
+    return run.train(start=start)
 
 # %% ../../nbs/api/27_recipes.ipynb #32ff5362
 def ts_e_without_kd(run:SummaryTraining)->Trained:
     "TS-E whose source encoder starts at random (MCLS paper, Table 4)."
-    return run.train(start=run.transplant(run.teacher(), words='new', layers='new'))
+    run.check_parts()
+    start = run.transplant(run.teacher(), words='new', layers='new')
+    return run.train(start=start)
 
 # %% ../../nbs/api/27_recipes.ipynb #850927dc
 def ts_v_without_kd(run:SummaryTraining)->Trained:
     "TS-V whose source vocabulary starts at random (MCLS paper, Table 4)."
-    return run.train(start=run.transplant(run.teacher(), words='new', layers='teacher'))
+    run.check_parts()
+    start = run.transplant(run.teacher(), words='new', layers='teacher')
+    return run.train(start=start)

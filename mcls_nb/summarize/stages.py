@@ -21,14 +21,13 @@ from ..distill import align_pool, kd_sum
 from .data import Corpus, Record, SummaryData
 from .decoding import summarize
 from .models import Reader, Summarizer, SummarizerConfig
-from ..text import Vocab
 from ..training import FitConfig, fit
 
 # %% ../../nbs/api/26_stages.ipynb #ea5e17f3
 @dataclass(frozen=True)
 class DistilConfig:
     "Where and how student and teacher are compared (MCLS paper, Eqs. 8 and 9)."
-    layers: int = None            # compare after so many encoder layers; None = all, 0 = vocab-level
+    layers: int = None            # encoder layers that are compared; None = all, 0 = vocab-level
     align: str = 'pool'           # 'pool' the teacher to the student's length, or 'warp': soft-DTW
     normed: bool = False          # compare after the final norm
     pool_padded: bool = False     # padding takes part
@@ -66,17 +65,18 @@ def teacher_states(
         if lengths is not None:
             sizes = torch.tensor([lengths[i] for i in some], device=device)
             x = align_pool(x, sizes, mask) # b s d -> b t d
-        for i, state, n in zip(some, x.float().cpu(), sizes.tolist()): states[i] = state[:n].clone()
+        for i, state, n in zip(some, x.float().cpu(), sizes.tolist()):
+            states[i] = state[:n].clone() # without padding
     return states
 
 # %% ../../nbs/api/26_stages.ipynb #234fcc14
 @dataclass
 class DistilBatch:
-    "Transcripts of b records in the student's language, and the teacher's states of the same records."
-    src: torch.Tensor         # b t ids
-    src_mask: torch.Tensor    # b t
+    "b transcripts in the student's language, and the teacher's states of the same records."
+    src: torch.Tensor         # b t, ids
+    src_mask: torch.Tensor    # b t, True where there is a word
     target: torch.Tensor      # b s d; s = t where it was pooled
-    target_mask: torch.Tensor # b s
+    target_mask: torch.Tensor # b s, True where there is a state
     summary_words: int        # of the b records, for the released scaling
 
     def to(self, device):
@@ -86,7 +86,7 @@ class DistilBatch:
 
 # %% ../../nbs/api/26_stages.ipynb #d71c880e
 class DistilData:
-    "Batches of `DistilBatch` for `training.fit`."
+    "Parallel transcripts in batches (`DistilBatch`), for `training.fit`."
     def __init__(self,
         student:SummaryData, # the records in the student's language
         teacher:SummaryData, # the same records in the teacher's
@@ -119,7 +119,8 @@ class DistilData:
         "The pairs of some records."
         known = self.targets is not None
         targets = [self.targets[i] for i in indices] if known else self.states(indices)
-        (src, src_mask), (target, target_mask) = pad([self.src[i] for i in indices]), pad(targets, 0.)
+        src, src_mask = pad([self.src[i] for i in indices])
+        target, target_mask = pad(targets, 0.)
         words = sum(self.summary_words[i] for i in indices)
         return DistilBatch(src, src_mask, target, target_mask, words)
 
@@ -174,7 +175,7 @@ def distil(
 def encoder_layer(
     name:str, # of a `Summarizer`'s parameter
 ): # int or None
-    "Index of the encoder layer that a parameter belongs to, None for those outside of the layers."
+    "Index of the encoder layer that a parameter belongs to; None for those outside the layers."
     _, inside, rest = name.partition('reader.encoder.layers.')
     return int(rest.split('.')[0]) if inside else None
 
@@ -182,14 +183,15 @@ def encoder_layer(
 def origins(
     names, # parameters of a `Summarizer`
     depth:int, # encoder layers that were distilled
-    words:str='student', # where words come from: 'student', 'new' or 'shared' (the teacher's, if both have the word)
-    layers:str='student', # where the first `depth` layers come from: 'student', 'new' or 'teacher'
+    words:str='student', # origin of words: 'student', 'new' or 'shared' (the teacher's, if any)
+    layers:str='student', # origin of the first `depth` layers: 'student', 'new' or 'teacher'
     normed:bool=False, # whether states were compared after the final norm, which then travels too
 )->dict: # name -> 'teacher', 'student', 'shared' or 'new'
     "Where each parameter of stage 3 comes from."
     one_of(words, ('student', 'new', 'shared'), 'origin of words')
     one_of(layers, ('student', 'new', 'teacher'), 'origin of layers')
-    positions = 'teacher' if words == 'shared' or (words, layers) == ('new', 'teacher') else words
+    kept = words == 'shared' or (words, layers) == ('new', 'teacher')
+    positions = 'teacher' if kept else words
     def origin(name):
         if name == 'reader.embed.words.weight': return words
         if name == 'reader.embed.places.weight': return positions
@@ -206,9 +208,10 @@ def shared_words(
 ): # w d
     "The new table, with the teacher's rows for words that both languages write alike."
     sizes = vocabs and [len(v) for v in vocabs] == [len(table), len(teacher)]
+    shapes = f'{tuple(teacher.shape)} and {tuple(table.shape)}'
     check(bool(sizes) and table.shape[1] == teacher.shape[1],
-          f'words cannot be shared between tables of {tuple(teacher.shape)} and {tuple(table.shape)}',
-          'reader.embed.words.weight', 'use the same vocabularies and sizes in all stages')
+          f'words cannot be shared between tables of {shapes}', 'reader.embed.words.weight',
+          'use the same vocabularies and sizes in all stages')
     table, (source, english) = table.clone(), vocabs
     for i, word in enumerate(source.tokens):
         if word in english: table[i] = teacher[english.ids[word]]
@@ -219,8 +222,10 @@ def transplant(
     model:Summarizer, # of stage 3, freshly made
     teacher:Summarizer, # of stage 1
     student=None, # `Reader` of stage 2, where there is one
-    depth:int=0, # distilled encoder layers
-    words:str='student', layers:str='student', normed:bool=False, # as for `origins`
+    depth:int=0, # encoder layers that were distilled
+    words:str='student', # origin of words, as for `origins`
+    layers:str='student', # origin of the first `depth` layers, as for `origins`
+    normed:bool=False, # whether states were compared after the final norm
     vocabs=None, # (source vocabulary, teacher's source vocabulary), for shared words
 )->dict: # name -> origin
     "Fill a model in place; returns where each parameter came from."
@@ -244,7 +249,7 @@ def transplant(
 
 # %% ../../nbs/api/26_stages.ipynb #57fac543
 class NoVideo:
-    "Features for those who do not look: one row of zeros for every video."
+    "Features for networks that read text alone: one row of zeros for every video."
     def __getitem__(self, key): return np.zeros((1, 1), np.float32)
 
 # %% ../../nbs/api/26_stages.ipynb #e3c3e4d6
@@ -258,18 +263,21 @@ def parallel_texts(
     seed:int=0, # order of the batches
 )->SummaryData: # whose summaries are transcripts
     "Pairs of transcripts, as a summariser reads them."
-    def pair(r): return replace(r, summary=choose(r.transcripts, target, f'transcript of {r.id} in'))
-    return SummaryData([pair(r) for r in records], NoVideo(), *vocabs, source, max_text, 1, batch_size, seed)
+    def pair(r):
+        written = choose(r.transcripts, target, f'transcript of {r.id} in')
+        return replace(r, summary=written)
+    pairs, sizes = [pair(r) for r in records], (max_text, 1, batch_size, seed)
+    return SummaryData(pairs, NoVideo(), *vocabs, source, *sizes)
 
 # %% ../../nbs/api/26_stages.ipynb #4977bbfc
 @dataclass
 class Translator:
-    "A text-only summariser that writes transcripts of another language; call it with a list of texts."
-    network: object     # trained
-    vocabs: tuple       # of what it reads and writes
-    max_text: int       # most words that it reads
-    max_words: int      # most words that it writes
-    folder: object = None # where translations are kept
+    "A text-only summariser that writes transcripts of another language."
+    network: object       # a trained `Summarizer`
+    vocabs: tuple         # of what it reads and of what it writes
+    max_text: int         # most words that it reads
+    max_words: int        # most words that it writes
+    folder: object = None # where translations are kept; None = nowhere
 
     def __call__(self, texts:list)->list:
         "A translation of each text."
@@ -277,8 +285,9 @@ class Translator:
         if file and file.exists(): return json.loads(file.read_text('utf-8'))
         records = [Record(str(i), {'': t}, '') for i, t in enumerate(texts)]
         data = SummaryData(records, NoVideo(), *self.vocabs, '', self.max_text, 1)
-        hyps = summarize(self.network, data, 64, 'translations', beam=1, max_len=self.max_words)
-        written = [self.vocabs[1].decode(h.tokens) for h in hyps]
+        how = dict(beam=1, max_len=self.max_words)
+        hypotheses = summarize(self.network, data, 64, 'translations', **how)
+        written = [self.vocabs[1].decode(h.tokens) for h in hypotheses]
         if file:
             with atomic(file) as p: p.write_text(json.dumps(written), encoding='utf-8')
         return written
