@@ -268,13 +268,14 @@ def ranked(self:MomentFinder, queries:list, language:str, k:int, nms): # (Rankin
 @patch
 def encoded(self:MomentFinder, queries:list, language:str): # `Queries`
     "What queries ask of each stream."
-    return encode_queries(self.systems[language], self.asking(queries, language), self.keys(queries), language)
+    keys = self.keys(queries, language)
+    return encode_queries(self.systems[language], self.asking(queries, language), keys, language)
 
 # %% ../nbs/api/51_finder.ipynb #a327f140
 @patch
-def keys(self:MomentFinder, queries:list)->list: # of `Query`
+def keys(self:MomentFinder, queries:list, language:str)->list: # of `Query`
     "Queries that have rows: those of the corpus, and typed ones under numbers of their own."
-    return [q if isinstance(q, Query) else Query(f'typed {i}', '', None, '', dict(any=q))
+    return [q if isinstance(q, Query) else Query(f'typed {i}', '', None, '', {language: q})
             for i, q in enumerate(queries)]
 
 # %% ../nbs/api/51_finder.ipynb #9d2a99e2
@@ -284,6 +285,8 @@ def asking(self:MomentFinder, queries:list, language:str)->MomentCorpus:
     typed = {f'typed {i}': q for i, q in enumerate(queries) if isinstance(q, str)}
     check(self.embed is not None or not typed, 'has no text encoder for queries that are typed',
           self.provenance.get('system', 'MomentFinder'), 'ask `Query`s of its corpus')
+    check(self.corpus is not None or len(typed) == len(queries), 'has only an index, without the queries\' rows',
+          'MomentFinder', 'ask with texts, or call .index(VIDEOS) first')
     rows = {key: self.embed(' '.join(text.split()), language) for key, text in typed.items()}
     for q in queries:
         if isinstance(q, Query): rows[str(q.id)] = self.corpus.queries[language][str(q.id)]
@@ -304,7 +307,7 @@ def ranked_by_baselines(self:MomentFinder, queries:list, language:str, k:int): #
     "What baselines answer: moments if they can, else whole videos."
     check(self.corpus is not None, 'has no videos to search', 'MomentFinder', 'call .index(VIDEOS) first')
     asking = self.asking(queries, language)
-    corpus = replace(self.corpus, languages=(language,), splits={self.split: self.keys(queries)},
+    corpus = replace(self.corpus, languages=(language,), splits={self.split: self.keys(queries, language)},
                      queries={language: asking.queries[language]}, max_words=self.max_words)
     found = answer(self.systems[language], corpus, self.split, language, self.settings, ('VCMR', 'VR'), k)
     check('VCMR' in found or 'VR' in found, 'cannot search a corpus: it only looks into a given video',
@@ -516,7 +519,7 @@ def from_pretrained(cls:MomentFinder,
     read_weights(folder, networks)
     systems = {}
     for language, numbers in config['systems'].items():
-        asked = tuple(networks[n] for n in numbers)
+        asked = tuple(choose(networks, n, 'network') for n in numbers)
         systems[language] = asked if language in config['staged'] else asked[0]
     settings = from_dict(SearchConfig, config['settings'], folder)
     return cls(systems, settings, config['max_clips'], config['max_words'], config['text'],

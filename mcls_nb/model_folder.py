@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CONFIG', 'WEIGHTS', 'from_dict', 'field_default', 'as_tuple', 'file_hash', 'check_model_target',
-           'write_model', 'read_config', 'read_vocabs', 'read_weights', 'contract_differences', 'needed_contracts',
-           'fit_doctor']
+           'write_model', 'Description', 'read_config', 'read_vocabs', 'read_weights', 'contract_differences',
+           'needed_contracts', 'fit_doctor']
 
 # %% ../nbs/api/49_model_folder.ipynb #8166c827
 import dataclasses, hashlib, json
@@ -85,6 +85,19 @@ def write_model(
     text = json.dumps(as_dict(about), indent=1, ensure_ascii=False)
     with atomic(folder/CONFIG) as p: p.write_text(text, encoding='utf-8')
 
+# %% ../nbs/api/49_model_folder.ipynb #2ba21280
+class Description(dict):
+    "What a model says of itself; what it does not say, though it should, is a `DataError`."
+    def __init__(self,
+        values, # as in a dict
+        where, # named in messages
+    ):
+        super().__init__(values)
+        self.where = where
+
+    def __missing__(self, name):
+        raise DataError(f'lacks {name!r}', self.where, 'copy the model again')
+
 # %% ../nbs/api/49_model_folder.ipynb #9d1a7218
 def read_config(
     folder, # that `write_model` wrote
@@ -97,7 +110,8 @@ def read_config(
     check(not pickles, f'holds {pickles[:1]}, which may run any code when it is opened', folder,
           'convert it to safetensors on a machine that you trust, and remove it')
     check((folder/CONFIG).is_file(), f'holds no {CONFIG}', folder, 'name a folder that `save_pretrained` wrote')
-    try: config = json.loads(read_text(folder/CONFIG))
+    def described(values): return Description(values, folder/CONFIG)
+    try: config = json.loads(read_text(folder/CONFIG), object_hook=described)
     except ValueError as e:
         raise DataError(f'is not JSON ({e})', folder/CONFIG, 'copy the model again') from None
     made = config.get('made_by') if isinstance(config, dict) else None
@@ -119,7 +133,7 @@ def read_vocabs(
 )->dict: # name -> `Vocab`
     "The dictionaries of a model."
     names = [n.removesuffix('.vocab') for n in config['files'] if n.endswith('.vocab')]
-    return {name: Vocab.load(Path(folder)/f'{name}.vocab') for name in names}
+    return Description({name: Vocab.load(Path(folder)/f'{name}.vocab') for name in names}, folder)
 
 # %% ../nbs/api/49_model_folder.ipynb #428ac931
 def read_weights(
