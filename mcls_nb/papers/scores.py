@@ -35,7 +35,8 @@ TEXTS = ('run', 'system', 'preset', 'world', 'split', 'task', 'language', 'kind'
 def typed(frame:pd.DataFrame)->pd.DataFrame:
     "Columns of one type each, whether rows were made or read."
     texts, numbers = dict.fromkeys(TEXTS, ''), dict.fromkeys(('k', 'iou', 'samples', 'value'), float)
-    return frame.fillna(texts).astype(numbers | dict.fromkeys(TEXTS, str) | dict(seed='Int64'))
+    frame = frame.astype(dict.fromkeys(TEXTS, object)).fillna(texts)
+    return frame.astype(numbers | dict.fromkeys(TEXTS, str) | dict(seed='Int64'))
 
 # %% ../../nbs/api/61_scores.ipynb #1a417d04
 def tidy(
