@@ -265,15 +265,16 @@ def encoded(self:MomentFinder,
 ): # `Queries`
     "Queries as vectors, one for each stream."
     asking, network = self.asking(queries, language), self.systems[language]
-    return encode_queries(network, asking, self.keys(queries), language)
+    return encode_queries(network, asking, self.keys(queries, language), language)
 
 # %% ../nbs/api/51_finder.ipynb #a327f140
 @patch
 def keys(self:MomentFinder,
     queries:list, # texts, or `Query`s of the corpus
+    language:str, # of all of them
 )->list: # of `Query`
     "Queries by which rows are found: those of the corpus, and typed ones by their number."
-    def typed(i, text): return Query(f'typed {i}', '', None, '', dict(any=text))
+    def typed(i, text): return Query(f'typed {i}', '', None, '', {language: text})
     return [q if isinstance(q, Query) else typed(i, q) for i, q in enumerate(queries)]
 
 # %% ../nbs/api/51_finder.ipynb #9d2a99e2
@@ -284,6 +285,9 @@ def asking(self:MomentFinder,
 )->MomentCorpus:
     "A corpus that holds the rows of these queries, and one empty video."
     typed = {f'typed {i}': q for i, q in enumerate(queries) if isinstance(q, str)}
+    check(self.corpus is not None or len(typed) == len(queries),
+          "has only an index, without the queries' rows", 'MomentFinder',
+          'ask with texts, or call .index(VIDEOS) first')
     check(self.embed is not None or not typed, 'has no text encoder for queries that are typed',
           self.provenance.get('system', 'MomentFinder'), 'ask `Query`s of its corpus')
     rows = {key: self.embed(' '.join(text.split()), language) for key, text in typed.items()}
@@ -312,7 +316,7 @@ def ranked_by_baselines(self:MomentFinder,
     "What baselines answer: moments if they can, else whole videos."
     check(self.corpus is not None, 'has no videos to search', 'MomentFinder',
           'call .index(VIDEOS) first')
-    asked = dict(languages=(language,), splits={self.split: self.keys(queries)},
+    asked = dict(languages=(language,), splits={self.split: self.keys(queries, language)},
                  queries=self.asking(queries, language).queries, max_words=self.max_words)
     system, corpus = self.systems[language], replace(self.corpus, **asked)
     found = answer(system, corpus, self.split, language, self.settings, ('VCMR', 'VR'), k)
@@ -462,7 +466,7 @@ def from_pretrained(cls:MomentFinder,
     read_weights(folder, networks)
     systems = {}
     for language, numbers in config['systems'].items():
-        asked = tuple(networks[n] for n in numbers)
+        asked = tuple(choose(networks, n, 'network') for n in numbers)
         systems[language] = asked if language in config['staged'] else asked[0]
     settings = from_dict(SearchConfig, config['settings'], folder)
     return cls(systems, settings, config['max_clips'], config['max_words'], config['text'],

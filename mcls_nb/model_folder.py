@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CONFIG', 'WEIGHTS', 'from_dict', 'field_default', 'as_tuple', 'file_hash', 'check_model_target',
-           'write_model', 'read_config', 'refuse_pickles', 'check_file', 'read_vocabs', 'read_weights',
+           'write_model', 'Description', 'read_config', 'refuse_pickles', 'check_file', 'read_vocabs', 'read_weights',
            'contract_differences', 'needed_contracts', 'fit_doctor']
 
 # %% ../nbs/api/49_model_folder.ipynb #8166c827
@@ -93,6 +93,19 @@ def write_model(
     with atomic(folder/CONFIG) as p: p.write_text(text, encoding='utf-8')
 
 # %% ../nbs/api/49_model_folder.ipynb #9d1a7218
+class Description(dict):
+    "What a model says of itself; what it does not say, though it should, is a `DataError`."
+    def __init__(self,
+        values, # as in a dict
+        where, # named in messages
+    ):
+        super().__init__(values)
+        self.where = where
+
+    def __missing__(self, name):
+        raise DataError(f'lacks {name!r}', self.where, 'copy the model again')
+
+# %% ../nbs/api/49_model_folder.ipynb #0377f2fd
 def read_config(
     folder, # that `write_model` wrote
     *kinds, # what it may be: 'VideoSummarizer', 'MomentFinder'
@@ -105,7 +118,8 @@ def read_config(
     refuse_pickles(folder)
     file = folder/CONFIG
     check(file.is_file(), f'holds no {CONFIG}', folder, other)
-    try: config = json.loads(read_text(file))
+    def described(values): return Description(values, file)
+    try: config = json.loads(read_text(file), object_hook=described)
     except ValueError as e: raise DataError(f'is not JSON ({e})', file, again) from None
     made = config.get('made_by') if isinstance(config, dict) else None
     wanted = [f'mcls_nb {kind}' for kind in kinds]
@@ -145,7 +159,8 @@ def read_vocabs(
 )->dict: # name -> `Vocab`
     "The dictionaries of a model."
     names = [n.removesuffix('.vocab') for n in config['files'] if n.endswith('.vocab')]
-    return {name: Vocab.load(Path(folder)/f'{name}.vocab') for name in names}
+    vocabs = {name: Vocab.load(Path(folder)/f'{name}.vocab') for name in names}
+    return Description(vocabs, folder)
 
 # %% ../nbs/api/49_model_folder.ipynb #428ac931
 def read_weights(

@@ -9,9 +9,9 @@ import torch
 
 from mcls_nb.core import DataError
 from mcls_nb.features import HOW2_ACTION, FeatureFolder, FeatureStore
+from mcls_nb.papers.runs import Run
 from mcls_nb.summarize.data import Corpus, save_how2
 from mcls_nb.summarize.models import Summarizer, SummarizerConfig
-from mcls_nb.summarize.rows import SummaryJob, open_corpus, run_job
 from mcls_nb.text import Vocab
 from mcls_nb.checkpoints import load_weights, save_checkpoint
 
@@ -19,7 +19,7 @@ from mcls_nb.checkpoints import load_weights, save_checkpoint
 @pytest.fixture(scope='module')
 def sound(tmp_path_factory):
     "A small corpus in the released layout, with dictionaries."
-    corpus = open_corpus(preset='tiny')
+    corpus = Run('VDF', 'tiny').open()
     splits = {s: r[:4] for s, r in corpus.splits.items()}
     def widened(x): return np.pad(x, ((0, 0), (0, HOW2_ACTION.width - x.shape[1])))
     ids = [r.id for records in splits.values() for r in records]
@@ -126,18 +126,18 @@ def one_sentence(error, out=None):
 def test_a_broken_folder_is_explained(folder, tmp_path, mistake):
     breaks, says = MISTAKES[mistake]
     breaks(folder)
-    job, runs = SummaryJob('VDF', 'tiny', data=str(folder), smoke=True), tmp_path/'runs'
-    with pytest.raises(DataError, match=says) as e: run_job(job, runs)
+    run, runs = Run('VDF', 'tiny', data=str(folder), smoke=True), tmp_path/'runs'
+    with pytest.raises(DataError, match=says) as e: run.result(runs)
     one_sentence(e.value, runs)
     assert not list(runs.rglob('*.csv')) and not list(runs.rglob('*.safetensors'))
 
 def test_the_sound_folder_runs(sound, tmp_path):
-    result = run_job(SummaryJob('VDF', 'tiny', data=str(sound), smoke=True), tmp_path)
-    assert (result.folder/'rows.csv').exists() and len(result.scores['test'].texts) == 4
+    result = Run('VDF', 'tiny', data=str(sound), smoke=True).result(tmp_path)
+    assert (result.folder/'rows.csv').exists() and len(result.scores.summaries) == 4
 
 def test_content_decides_which_run_it_is(folder, monkeypatch):
     "Not names, sizes and times; nor where the data lie, nor what nobody reads."
-    about = lambda **more: SummaryJob('VDF', 'tiny', **{'data': str(folder), **more}).about
+    about = lambda **more: Run('VDF', 'tiny', **{'data': str(folder), **more}).name
     before, features = about(), first_features(folder)
     kept, other = features.read_bytes(), rows(folder).copy()
     other[0, 0] += 1
@@ -168,28 +168,28 @@ def test_content_decides_which_run_it_is_in_a_store(folder):
     items, place = dict(source.items()), folder/'video_action_features'
     shutil.rmtree(place)
     FeatureStore.create(place, items, HOW2_ACTION)
-    job = SummaryJob('VDF', 'tiny', data=str(folder))
-    before = job.about
+    run = Run('VDF', 'tiny', data=str(folder))
+    before = run.name
     name = next(iter(items))
     FeatureStore.create(place, items | {name: items[name] + 1}, HOW2_ACTION)
-    assert job.about != before
+    assert run.name != before
     FeatureStore.create(place, items, HOW2_ACTION)
-    assert job.about == before
+    assert run.name == before
 
 def test_a_teacher_of_other_features_is_another(folder, tmp_path):
     "By itself a teacher's name rests on a sample of the features."
-    job = SummaryJob('VDF-TS-E', 'tiny', data=str(folder), smoke=True)
+    run = Run('VDF-TS-E', 'tiny', data=str(folder), smoke=True)
     teachers = lambda: len(list((tmp_path/'runs'/'teachers').glob('*/teacher-*/last.safetensors')))
-    run_job(job, tmp_path/'runs')
+    run.result(tmp_path/'runs')
     assert teachers() == 1
     x = rows(folder).copy()
     x[0, 0] += 1
     np.save(first_features(folder), x)
-    run_job(job, tmp_path/'runs')
+    run.result(tmp_path/'runs')
     assert teachers() == 2
 
 PARAMETERS = {
-    'unknown row': (dict(row='VDFF'), "did you mean 'VDF'"),
+    'unknown system': (dict(system='VDFF'), "did you mean 'VDF'"),
     'unknown preset': (dict(preset='smal'), "did you mean 'small'"),
     'no epochs': (dict(epochs=0), '0 epochs'),
     'negative epochs': (dict(epochs=-3), '-3 epochs'),
@@ -199,17 +199,17 @@ PARAMETERS = {
 @pytest.mark.parametrize('case', PARAMETERS)
 def test_a_wrong_parameter_is_explained(tmp_path, case):
     wrong, says = PARAMETERS[case]
-    parameters = {'row': 'VDF', 'preset': 'tiny', 'smoke': True, **wrong}
+    parameters = {'system': 'VDF', 'preset': 'tiny', 'smoke': True, **wrong}
     with pytest.raises(DataError, match=says) as e:
-        run_job(SummaryJob(**parameters), tmp_path/'runs')
+        Run(**parameters).result(tmp_path/'runs')
     one_sentence(e.value)
     assert not (tmp_path/'runs').exists()
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):
     (tmp_path/'file').write_text('in the way')
-    job = SummaryJob('NCLS', 'tiny', smoke=True)
+    run = Run('NCLS', 'tiny', smoke=True)
     with pytest.raises(DataError, match='choose another folder') as e:
-        run_job(job, tmp_path/'file'/'runs')
+        run.result(tmp_path/'file'/'runs')
     one_sentence(e.value)
 
 SMALL = SummarizerConfig(

@@ -13,17 +13,18 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mcls_nb.batching import length_mask
 from mcls_nb.core import DataError
+from mcls_nb.explain import open_moments
+from mcls_nb.papers.runs import Run
+from mcls_nb.papers.scores import read_tidy
 from mcls_nb.retrieve.baselines import MEE, ExCL, ExCLConfig, MEEConfig, max_margin
 from mcls_nb.retrieve.data import (
     TASKS, MomentCorpus, MomentData, Query, read_annotations, read_durations)
-from mcls_nb.retrieve.spans import SpanRule
 from mcls_nb.retrieve.losses import localisation_loss
 from mcls_nb.retrieve.proposals import (EmbedderConfig, MomentEmbedder, WindowData, WindowIndex,
                                         contrast, moment_clips, proposal_recall, rank_windows,
                                         window_distances, window_rows, windows)
 from mcls_nb.retrieve.recipes import answer
-from mcls_nb.retrieve.rows import MomentJob
-from mcls_nb.retrieve.spans import rank_spans
+from mcls_nb.retrieve.spans import SpanRule, rank_spans
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT/'tests'/'fixtures'/'baselines'
@@ -297,16 +298,14 @@ def test_queries_about_one_video_teach_mee_nothing(little):
     assert loss == 0 and all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 def test_what_a_baseline_cannot_show_is_said(tmp_path):
-    from mcls_nb.explain import open_moments
     with pytest.raises(DataError, match='MCN has no curve of clips to show'):
         open_moments(['MCN'], 'tiny', out=tmp_path, smoke=True)
     assert not list(tmp_path.iterdir()) # before anything is trained
 
 CODE = """
 import sys
-from mcls_nb.retrieve.rows import MomentJob
-from mcls_nb.runs import run
-run(MomentJob("MEE+ExCL", "tiny", 3), sys.argv[1])
+from mcls_nb.papers.runs import Run
+Run("MEE+ExCL", "tiny", 3).rows(sys.argv[1])
 """
 
 @pytest.mark.slow
@@ -320,8 +319,9 @@ def table(tmp_path, **parameters):
     papermill.execute_notebook(ROOT/'nbs'/'run_table_mvcmr.ipynb', tmp_path/'table.ipynb',
                                given | parameters, kernel_name='python3', progress_bar=False)
     name = f'table-mvcmr-{parameters.get("preset", "small")}'
-    parts = '', '-table', '-verdicts'
-    return [pd.read_csv(tmp_path/'runs'/f'{name}{part}.csv') for part in parts]
+    folder = tmp_path/'runs'
+    more = [pd.read_csv(folder/f'{name}-{part}.csv') for part in ('table', 'verdicts')]
+    return read_tidy(folder/f'{name}.csv'), *more
 
 @pytest.mark.slow
 def test_tables_from_what_is_committed(tmp_path):
@@ -337,19 +337,22 @@ def test_tables_from_nothing(tmp_path):
     rows, lines, verdicts = table(tmp_path, preset='tiny', smoke=True, seeds=1, cache='')
     baselines = {'MCN', 'CAL', 'MEE+MCN', 'MEE+CAL', 'MEE+ExCL'}
     assert set(lines.table) == {1, 2, 3, 4, 5, 6, 7}
-    assert baselines | {'XML', 'mXML', 'C3', 'C3 w/o vr', 'IC2'} <= set(lines.row)
+    assert baselines | {'XML', 'mXML', 'C3', 'C3 w/o vr', 'IC2'} <= set(lines.system)
     assert lines.seeds.eq(1).all() and lines.paper.notna().all()
     assert set(verdicts.verdict) == {'undecided'} # one seed decides nothing
     models = list((tmp_path/'runs'/'models').glob('m*/last.safetensors'))
-    assert len(models) == 4 # MEE and MCN in two languages, once for all rows
+    assert len(models) == 4 # MEE and MCN in two languages, once for all systems
 
-@pytest.mark.parametrize('name', ['c3-small', 'rows-mvcmr-small'])
-def test_hashes_of_finished_runs_stay(name):
-    "Rows that are committed in results/ must be found again."
-    rows = pd.read_csv(ROOT/'results'/f'{name}.csv', dtype=dict(config_hash=str))
-    runs = rows[['row', 'seed', 'config_hash']].drop_duplicates()
-    for row, seed, about in runs.itertuples(index=False):
-        assert MomentJob(row, seed=seed).about == about
+NAMES = { # as they are on people's disks
+    Run('MEE+ExCL'): 'mee-excl-small-s0-c40cf6513748',
+    Run('CAL + ends', seed=2): 'cal-ends-small-s2-654c85cfc7be',
+    Run('XML'): 'xml-small-s0-184a109a38bf',
+    Run('MEE', epochs=7): 'mee-small-s0-c626660b7ce7',
+    Run('MCN', rule=dict(max_clips=9)): 'mcn-small-s0-494a56d4b790'}
+
+def test_names_of_finished_runs_stay():
+    "Results that are finished must be found again."
+    for run, name in NAMES.items(): assert run.name == name
 
 def test_what_a_baseline_does_not_know_is_refused(little):
     "No argument is swallowed, neither by a network nor on the way to it."

@@ -8,8 +8,9 @@ import papermill
 import pytest
 
 from mcls_nb.core import DataError
-from mcls_nb.explain import explain_moment, open_moments, open_summaries
+from mcls_nb.explain import MomentExplorer, open_moments, open_summaries
 from mcls_nb.explanation_plots import same_moments
+from mcls_nb.finder import MomentFinder
 from mcls_nb.widgets import AttentionBrowser, MomentBrowser
 
 
@@ -181,16 +182,17 @@ def test_unknown_languages_and_systems_are_refused(finders):
     for ask in (lambda f: f.search('Tür', 'de'), lambda f: f.view('Tür', 'de', 'x')):
         with pytest.raises(DataError, match="there is no language 'de'"): ask(finders['mXML'])
     with pytest.raises(DataError, match="did you mean 'mXML'"): open_moments(['mXLM'])
-    with pytest.raises(DataError, match='row that summarises'): open_summaries(['mXML'])
+    with pytest.raises(DataError, match='system that summarises'): open_summaries(['mXML'])
     with pytest.raises(DataError, match='lies outside of the video'):
         f = finders['mXML']
         video = f.search('a door', 'en').video[0]
-        explain_moment(f.models['en'], f.corpus, 'a door', video, 'en', span=(900., 903.))
+        f.finder.explain('a door', video, 'en', span=(900., 903.))
 
 def test_features_without_a_text_encoder_answer_their_own_queries_only(finders):
-    import dataclasses
     f = finders['mXML']
-    released = type(f)(f.models, dataclasses.replace(f.corpus, embed=None), f.split)
+    lengths = f.finder.max_clips, f.finder.max_words
+    without = MomentFinder(f.finder.systems, f.finder.settings, *lengths)
+    released = MomentExplorer(without, f.corpus, f.split)
     browser = MomentBrowser({'released': {'mXML': released}})
     assert browser.view is not None
     browser.queries['en'].value = 'somebody opens the door'

@@ -39,7 +39,8 @@ def typed(
     "Columns of one type each, so that rows compare whether they were made or read."
     numbers = dict.fromkeys(('k', 'iou', 'samples', 'value'), float)
     types = numbers | dict.fromkeys(TEXTS, str) | dict(seed='Int64')
-    return frame.fillna(dict.fromkeys(TEXTS, '')).astype(types)
+    texts = frame.astype(dict.fromkeys(TEXTS, object)).fillna(dict.fromkeys(TEXTS, ''))
+    return texts.astype(types)
 
 # %% ../../nbs/api/61_scores.ipynb #1a417d04
 def tidy(
@@ -122,7 +123,8 @@ class SummaryScores:
     @property
     def lines(self)->list: # for `tidy`
         "The numbers as lines."
-        columns = self.table.reindex(columns=['metric', 'kind', 'value']).fillna(dict(kind=''))
+        columns = self.table.reindex(columns=['metric', 'kind', 'value'])
+        columns['kind'] = columns.kind.astype(object).fillna('')
         return [dict(task='summary', **line) for line in columns.to_dict('records')]
 
 # %% ../../nbs/api/61_scores.ipynb #1c09e0ce

@@ -142,6 +142,7 @@ class Retrieving(System):
         "What of a preset decides the system's numbers; `network`: fields of its configuration."
         common = dict(world=preset.world, rule=preset.rule, alpha=preset.alpha)
         if names := getattr(self.recipe, 'keywords', {}).get('networks'):
+            check(not network, f'{self.name} has no such parameter', 'parameter network', 'leave it out')
             return dict(common, baselines={n: preset.baselines[n] for n in names})
         return dict(common, network=self.config(preset, **network), training=preset.training)
 

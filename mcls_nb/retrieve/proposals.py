@@ -436,7 +436,7 @@ def search(self:MomentEmbedder,
         distance, liked = index.distances(asked.cpu()), None # q w
         if first is not None: liked = torch.from_numpy(first.video[i:i + 128, :self.cfg.top_videos])
         among = dict.fromkeys(TASKS, liked)
-        among['SVMR'] = torch.tensor([[videos.index[q.video]] for q in some])
+        if 'SVMR' in tasks: among['SVMR'] = torch.tensor([[videos.index[q.video]] for q in some])
         for task, parts in answers.items():
             if task == 'VR' and self.cfg.distinct: parts.append(index.rank_videos(distance, k))
             else:
