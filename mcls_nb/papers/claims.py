@@ -55,7 +55,7 @@ def verdict_word(low:float, high:float)->str: # of a difference's interval
     "What an interval says about a claim."
     return 'holds' if low > 0 else 'does not hold' if high < 0 else 'undecided'
 
-# %% ../../nbs/api/64_claims.ipynb #a50b5b8f
+# %% ../../nbs/api/64_claims.ipynb #2d203b2a
 VERDICT = ('claim', 'metric', 'seeds', 'difference', 'low', 'high', 'verdict') # columns
 
 # %% ../../nbs/api/64_claims.ipynb #38f21e81
@@ -77,7 +77,7 @@ def verdict(
     return dict(claim=f'{better} > {worse}', metric=metric, seeds=len(differences), difference=mean, low=low,
                 high=high, verdict=verdict_word(low, high))
 
-# %% ../../nbs/api/64_claims.ipynb #ef89a6f4
+# %% ../../nbs/api/64_claims.ipynb #7f57f4f1
 def verdicts(
     rows:pd.DataFrame, # tidy
     pairs, # of (better, worse)
@@ -112,7 +112,7 @@ def item_difference(
     return dict(claim=claim, metric=metric, seeds=len(seeds), items=len(mine), difference=difference, low=low,
                 high=high, verdict=verdict_word(low, high))
 
-# %% ../../nbs/api/64_claims.ipynb #4bf431e5
+# %% ../../nbs/api/64_claims.ipynb #5ee10b31
 def item_differences(
     runs:list, # finished runs of several systems
     pairs, # of (better, worse)
@@ -255,7 +255,7 @@ MCLS = Paper(
             ('VDF-TS-E1', 'VDF-TS-E', 'Table 5'), ('VDF-TS-E2', 'VDF-TS-E', 'section 3.6 (2)'))},
     metrics=dict.fromkeys((2, 3, 4, 5), ('rougeL',)), beyond={2: ('Pipe-NCLS true En',)})
 
-# %% ../../nbs/api/64_claims.ipynb #d67ffd8e
+# %% ../../nbs/api/64_claims.ipynb #ee389d82
 LAYERS = ('VDF-TS-V', 'VDF-TS-E1', 'VDF-TS-E2', 'VDF-TS-E3', 'VDF-TS-E') # none, after 1, 2, 3, after the last
 
 # %% ../../nbs/api/64_claims.ipynb #dcef4690
@@ -329,7 +329,7 @@ TVR_TEST = tvr_paper('test-public', XML=(7.25, 3.25), IC2=(8.45, 4.00))
 # %% ../../nbs/api/64_claims.ipynb #a17725fb
 PAPERS = {'MCLS': MCLS, 'C3 test': C3_TEST, 'C3 val': C3_VAL, 'TVR val': TVR_VAL, 'TVR test': TVR_TEST}
 
-# %% ../../nbs/api/64_claims.ipynb #62bc22a9
+# %% ../../nbs/api/64_claims.ipynb #148eeeda
 @dataclass
 class Publication:
     "A paper with all of its tables, on whatever data they stand."
@@ -347,14 +347,14 @@ class Publication:
         asked = [one_of(n, names, 'table') for n in listed(numbers)]
         return [(n, part) for n, part in found if not asked or str(n) in asked]
 
-# %% ../../nbs/api/64_claims.ipynb #8c423f55
+# %% ../../nbs/api/64_claims.ipynb #c0d15302
 def all_recalls(languages=('', 'en', 'zh'))->tuple:
     "Names of all recalls, in each language and in the mean."
     tasks = dict(VCMR=(.5, .7), SVMR=(.5, .7), VR=())
     names = [recall_names(task, k, ious, languages) for task, ious in tasks.items() for k in KS]
     return sum(names, ())
 
-# %% ../../nbs/api/64_claims.ipynb #50a90385
+# %% ../../nbs/api/64_claims.ipynb #597207fe
 PUBLICATIONS = {
     'MCLS': Publication(
         (MCLS,), (*DIALECTS['how2'], 'slots'), ('rouge1', 'rouge2', 'rougeL', 'bleu4', 'cider', 'slots'),
@@ -364,7 +364,7 @@ PUBLICATIONS = {
         ('VCMR R@1 IoU=0.5', 'VCMR R@1 IoU=0.7', 'SVMR R@1 IoU=0.5', 'VR R@1'), 'mXML'),
 }
 
-# %% ../../nbs/api/64_claims.ipynb #ce3201a2
+# %% ../../nbs/api/64_claims.ipynb #13de7a4d
 def systems_of(
     tables, # of (number, `Paper`)
 )->list: # names
@@ -372,14 +372,14 @@ def systems_of(
     systems = [s for n, part in tables for s in (*part.tables[n], *(part.beyond or {}).get(n, ()))]
     return list(dict.fromkeys(systems))
 
-# %% ../../nbs/api/64_claims.ipynb #1d8796ff
+# %% ../../nbs/api/64_claims.ipynb #b7835b00
 def claimed_pairs(
     tables, # of (number, `Paper`)
 )->list: # of (better, worse)
     "The pairs that some tables make claims about, each once."
     return list(dict.fromkeys((a, b) for n, part in tables for a, b, _ in part.claims[n]))
 
-# %% ../../nbs/api/64_claims.ipynb #622eb6ff
+# %% ../../nbs/api/64_claims.ipynb #4159d5b1
 def for_tables(
     make, # `paper_table` or `paper_claims`
     tables, # of (number, `Paper`)
@@ -387,7 +387,7 @@ def for_tables(
     metrics=(), # names of numbers; those that were not measured are left out; () = what each table argues with
 )->pd.DataFrame: # table, of (title of the paper's numbers), and what `make` gives
     "Our runs beside each of a paper's tables, or the verdicts on the claims about it."
-    measured, frames = set(named(rows).name), []
+    measured, frames = set(named(rows[rows.split == 'test']).name), []
     for n, part in tables:
         asked = [m for m in metrics or part.metrics[n] if m in measured]
         if asked: frames.append(make(part, n, rows, asked).assign(table=n, of=part.data))
@@ -395,7 +395,7 @@ def for_tables(
     together = pd.concat(frames, ignore_index=True)
     return together[['table', 'of', *together.columns.drop(['table', 'of'])]]
 
-# %% ../../nbs/api/64_claims.ipynb #8c537156
+# %% ../../nbs/api/64_claims.ipynb #23df39bd
 def write_beside(
     file, # of the rows, e.g. runs/table-mcls-small.csv
     tables:dict, # ending of the name -> DataFrame; an empty one is not written
