@@ -55,7 +55,7 @@ def verdict_word(low:float, high:float)->str: # of a difference's interval
     "What an interval says about a claim."
     return 'holds' if low > 0 else 'does not hold' if high < 0 else 'undecided'
 
-# %% ../../nbs/api/64_claims.ipynb #2d203b2a
+# %% ../../nbs/api/64_claims.ipynb #a50b5b8f
 VERDICT = ('claim', 'metric', 'seeds', 'difference', 'low', 'high', 'verdict') # columns
 
 # %% ../../nbs/api/64_claims.ipynb #38f21e81
@@ -77,7 +77,7 @@ def verdict(
     return dict(claim=f'{better} > {worse}', metric=metric, seeds=len(differences), difference=mean, low=low,
                 high=high, verdict=verdict_word(low, high))
 
-# %% ../../nbs/api/64_claims.ipynb #7f57f4f1
+# %% ../../nbs/api/64_claims.ipynb #65883c74
 def verdicts(
     rows:pd.DataFrame, # tidy
     pairs, # of (better, worse)
@@ -88,7 +88,8 @@ def verdicts(
     part = named(rows[rows.split == split])
     measured = {label: set(group.name) for label, group in part.groupby('label')}
     has = lambda system, metric: metric in measured.get(system, ())
-    lines = [verdict(rows, a, b, m, split) for a, b in pairs for m in metrics if has(a, m) and has(b, m)]
+    asked = [(a, b, m) for a, b in pairs for m in metrics if has(a, m) and has(b, m)]
+    lines = [verdict(rows, a, b, m, split) for a, b, m in asked]
     return pd.DataFrame(lines, columns=VERDICT)
 
 # %% ../../nbs/api/64_claims.ipynb #53aa09ac
@@ -112,7 +113,7 @@ def item_difference(
     return dict(claim=claim, metric=metric, seeds=len(seeds), items=len(mine), difference=difference, low=low,
                 high=high, verdict=verdict_word(low, high))
 
-# %% ../../nbs/api/64_claims.ipynb #5ee10b31
+# %% ../../nbs/api/64_claims.ipynb #2515d997
 def item_differences(
     runs:list, # finished runs of several systems
     pairs, # of (better, worse)
@@ -121,7 +122,8 @@ def item_differences(
 )->pd.DataFrame: # claim, metric, seeds, items, difference, low, high, verdict
     "The difference over items of each pair that ran."
     of = {run.label: [r for r in runs if r.label == run.label] for run in runs}
-    lines = [item_difference(of[a], of[b], m, out) for a, b in pairs if {a, b} <= of.keys() for m in metrics]
+    ran = [(a, b) for a, b in pairs if {a, b} <= of.keys()]
+    lines = [item_difference(of[a], of[b], m, out) for a, b in ran for m in metrics]
     return pd.DataFrame(lines, columns=[*VERDICT[:3], 'items', *VERDICT[3:]])
 
 # %% ../../nbs/api/64_claims.ipynb #27564295
@@ -255,8 +257,8 @@ MCLS = Paper(
             ('VDF-TS-E1', 'VDF-TS-E', 'Table 5'), ('VDF-TS-E2', 'VDF-TS-E', 'section 3.6 (2)'))},
     metrics=dict.fromkeys((2, 3, 4, 5), ('rougeL',)), beyond={2: ('Pipe-NCLS true En',)})
 
-# %% ../../nbs/api/64_claims.ipynb #ee389d82
-LAYERS = ('VDF-TS-V', 'VDF-TS-E1', 'VDF-TS-E2', 'VDF-TS-E3', 'VDF-TS-E') # none, after 1, 2, 3, after the last
+# %% ../../nbs/api/64_claims.ipynb #9f29023e
+LAYERS = ('VDF-TS-V', 'VDF-TS-E1', 'VDF-TS-E2', 'VDF-TS-E3', 'VDF-TS-E') # of none, 1, 2, 3, all
 
 # %% ../../nbs/api/64_claims.ipynb #dcef4690
 def best_layer(
@@ -329,7 +331,7 @@ TVR_TEST = tvr_paper('test-public', XML=(7.25, 3.25), IC2=(8.45, 4.00))
 # %% ../../nbs/api/64_claims.ipynb #a17725fb
 PAPERS = {'MCLS': MCLS, 'C3 test': C3_TEST, 'C3 val': C3_VAL, 'TVR val': TVR_VAL, 'TVR test': TVR_TEST}
 
-# %% ../../nbs/api/64_claims.ipynb #148eeeda
+# %% ../../nbs/api/64_claims.ipynb #62bc22a9
 @dataclass
 class Publication:
     "A paper with all of its tables, on whatever data they stand."
@@ -347,24 +349,25 @@ class Publication:
         asked = [one_of(n, names, 'table') for n in listed(numbers)]
         return [(n, part) for n, part in found if not asked or str(n) in asked]
 
-# %% ../../nbs/api/64_claims.ipynb #c0d15302
+# %% ../../nbs/api/64_claims.ipynb #8c423f55
 def all_recalls(languages=('', 'en', 'zh'))->tuple:
     "Names of all recalls, in each language and in the mean."
     tasks = dict(VCMR=(.5, .7), SVMR=(.5, .7), VR=())
     names = [recall_names(task, k, ious, languages) for task, ious in tasks.items() for k in KS]
     return sum(names, ())
 
-# %% ../../nbs/api/64_claims.ipynb #597207fe
+# %% ../../nbs/api/64_claims.ipynb #67231d96
 PUBLICATIONS = {
     'MCLS': Publication(
-        (MCLS,), (*DIALECTS['how2'], 'slots'), ('rouge1', 'rouge2', 'rougeL', 'bleu4', 'cider', 'slots'),
+        (MCLS,), (*DIALECTS['how2'], 'slots'),
+        ('rouge1', 'rouge2', 'rougeL', 'bleu4', 'cider', 'slots'),
         ('rougeL', 'slots'), ('rougeL', 'slots'), 'VDF'),
     'C3': Publication(
         (C3_TEST, C3_VAL, TVR_VAL, TVR_TEST), all_recalls(), (), (),
         ('VCMR R@1 IoU=0.5', 'VCMR R@1 IoU=0.7', 'SVMR R@1 IoU=0.5', 'VR R@1'), 'mXML'),
 }
 
-# %% ../../nbs/api/64_claims.ipynb #13de7a4d
+# %% ../../nbs/api/64_claims.ipynb #ce3201a2
 def systems_of(
     tables, # of (number, `Paper`)
 )->list: # names
@@ -372,19 +375,19 @@ def systems_of(
     systems = [s for n, part in tables for s in (*part.tables[n], *(part.beyond or {}).get(n, ()))]
     return list(dict.fromkeys(systems))
 
-# %% ../../nbs/api/64_claims.ipynb #b7835b00
+# %% ../../nbs/api/64_claims.ipynb #1d8796ff
 def claimed_pairs(
     tables, # of (number, `Paper`)
 )->list: # of (better, worse)
     "The pairs that some tables make claims about, each once."
     return list(dict.fromkeys((a, b) for n, part in tables for a, b, _ in part.claims[n]))
 
-# %% ../../nbs/api/64_claims.ipynb #4159d5b1
+# %% ../../nbs/api/64_claims.ipynb #6ae53995
 def for_tables(
     make, # `paper_table` or `paper_claims`
     tables, # of (number, `Paper`)
     rows:pd.DataFrame, # tidy
-    metrics=(), # names of numbers; those that were not measured are left out; () = what each table argues with
+    metrics=(), # names; what was not measured is left out; () = what each table argues with
 )->pd.DataFrame: # table, of (title of the paper's numbers), and what `make` gives
     "Our runs beside each of a paper's tables, or the verdicts on the claims about it."
     measured, frames = set(named(rows[rows.split == 'test']).name), []
@@ -395,7 +398,7 @@ def for_tables(
     together = pd.concat(frames, ignore_index=True)
     return together[['table', 'of', *together.columns.drop(['table', 'of'])]]
 
-# %% ../../nbs/api/64_claims.ipynb #23df39bd
+# %% ../../nbs/api/64_claims.ipynb #a977bf73
 def write_beside(
     file, # of the rows, e.g. runs/table-mcls-small.csv
     tables:dict, # ending of the name -> DataFrame; an empty one is not written
@@ -405,6 +408,7 @@ def write_beside(
     file = Path(file)
     for name, table in tables.items():
         if len(table): table.to_csv(file.with_name(f'{file.stem}-{name}.csv'), index=False)
-    for name, figure in figures.items(): figure.write_json(file.with_name(f'{file.stem}-{name}.json'))
+    for name, figure in figures.items():
+        figure.write_json(file.with_name(f'{file.stem}-{name}.json'))
     there = sorted(p for p in file.parent.glob(f'{file.stem}*') if p.is_file())
     return pd.DataFrame([dict(file=p.name, kB=round(p.stat().st_size / 1024, 1)) for p in there])
