@@ -65,7 +65,7 @@ def read_tidy(
           f'tidy rows have {", ".join(TIDY)}; {fix}')
     return typed(frame)
 
-# %% ../../nbs/api/61_scores.ipynb #f22acba7
+# %% ../../nbs/api/61_scores.ipynb #ffca1720
 def listed(
     text, # e.g. 'VDF, NCLS'
 )->list: # of names, each once
@@ -325,7 +325,7 @@ def moment_limits(
     rule=None, # spans that may be answered; the corpus' own by default
     ks=(1, 5, 10),
 )->pd.DataFrame: # metric (name of the number), floor, ceiling in percent
-    "Floors and ceilings of the split that systems are judged on, the same in every language and in the mean."
+    "Floors and ceilings of the split that systems are judged on, the same in every language."
     split, train = judged_on(corpus), (corpus.splits['train'], corpus.durations['train'])
     asked = corpus.splits[split], corpus.durations[split], rule or corpus.rule
     found = moment_bounds(*asked, picked_on=train, ks=ks)
@@ -334,12 +334,13 @@ def moment_limits(
         floor = part.value[part.kind == 'floor'].max()
         ceiling = part.value[part.kind == 'ceiling'].min()
         about = dict(task=task, iou=iou, k=k, metric='recall')
-        lines += [dict(about, language=l, floor=floor, ceiling=ceiling) for l in ('', *corpus.languages)]
+        about |= dict(floor=floor, ceiling=ceiling)
+        lines += [dict(about, language=l) for l in ('', *corpus.languages)] # '' = their mean
     table = pd.DataFrame(lines)
     table['metric'] = [metric_name(line) for line in table.assign(kind='').itertuples()]
     return table[['metric', 'floor', 'ceiling']]
 
-# %% ../../nbs/api/61_scores.ipynb #2e0a1a49
+# %% ../../nbs/api/61_scores.ipynb #53a70be7
 def summary_limits(
     bounds:pd.DataFrame, # from `summary_bounds`; None for videos that were not generated
 )->pd.DataFrame: # metric, floor, ceiling
