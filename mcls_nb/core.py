@@ -45,7 +45,9 @@ def choose(
     if name in options: return options[name]
     near = difflib.get_close_matches(str(name), [str(o) for o in options], n=1, cutoff=.4)
     hint = f'did you mean {near[0]!r}? ' if near else ''
-    raise DataError(f'there is no {kind} {name!r}', where=kind, fix=f'{hint}choose one of: ' + ', '.join(map(str, options)))
+    some = [str(o) for o in options][:30] # more would be no sentence
+    rest = f' and {len(options) - 30} more' if len(options) > 30 else ''
+    raise DataError(f'there is no {kind} {name!r}', kind, f'{hint}choose one of: {", ".join(some)}{rest}')
 
 # %% ../nbs/api/00_core.ipynb #546af339
 def one_of(

@@ -101,7 +101,8 @@ class SummaryScores:
     @property
     def lines(self)->list: # for `tidy`
         "The numbers as lines."
-        columns = self.table.reindex(columns=['metric', 'kind', 'value']).fillna(dict(kind=''))
+        columns = self.table.reindex(columns=['metric', 'kind', 'value'])
+        columns = columns.astype(dict(kind=object)).fillna(dict(kind=''))
         return [dict(task='summary', **line) for line in columns.to_dict('records')]
 
 # %% ../../nbs/api/61_scores.ipynb #1c09e0ce
