@@ -49,7 +49,8 @@ def choose(
     names = [str(option) for option in options]
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=.4)
     hint = f'did you mean {near[0]!r}? ' if near else ''
-    fix = f'{hint}choose one of: {", ".join(names)}'
+    rest = f' and {len(names) - 30} more' if len(names) > 30 else '' # more would be no sentence
+    fix = f'{hint}choose one of: {", ".join(names[:30])}{rest}'
     raise DataError(f'there is no {kind} {name!r}', where=kind, fix=fix)
 
 # %% ../nbs/api/00_core.ipynb #546af339

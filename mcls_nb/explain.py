@@ -140,9 +140,9 @@ def open_moments(
     check(systems, 'no system is named', 'systems', "name at least one, e.g. 'mXML'")
     explorers = {}
     for name in systems:
-        choose(names, name, 'system that retrieves')
-        finder, training = Run(name, preset, seed, data, **more).train(out)
-        check(finder.explains, f'{name} has no curve of clips to show', 'systems',
+        baseline = choose(names, name, 'system that retrieves').baselines
+        check(not baseline, f'{name} has no curve of clips to show', 'systems',
               'choose XML, mXML, C3 or one of their kind')
+        finder, training = Run(name, preset, seed, data, **more).train(out)
         explorers[name] = MomentExplorer(finder, training.corpus, judged_on(training.corpus), lines)
     return explorers

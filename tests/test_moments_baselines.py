@@ -23,7 +23,7 @@ from mcls_nb.retrieve.losses import localisation_loss
 from mcls_nb.retrieve.proposals import (EmbedderConfig, MomentEmbedder, WindowData, WindowIndex,
                                         contrast, moment_clips, proposal_recall, rank_windows,
                                         window_distances, window_rows, windows)
-from mcls_nb.retrieve.recipes import answer
+from mcls_nb.retrieve.recipes import SearchConfig, answer
 from mcls_nb.retrieve.spans import SpanRule, rank_spans
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -364,5 +364,6 @@ def test_what_a_baseline_does_not_know_is_refused(little):
     for some in (models[:1], models[:2]):
         with pytest.raises(TypeError, match='nms'):
             answer(tuple(some), little, 'train', 'en', nms=.5)
-    found = answer(tuple(models[:2]), little, 'train', 'en', k=1, merge='sum')
+    both, summed = tuple(models[:2]), SearchConfig(merge='sum')
+    found = answer(both, little, 'train', 'en', summed, k=1)
     assert [found[t].video.shape for t in TASKS] == [(3, 1)] * 3

@@ -57,6 +57,8 @@ class System:
 
     def content(self, data)->str: # '' for a generated world
         "A hash of the files that the system reads."
+        there = not data or Path(data).is_dir()
+        check(there, 'there is no such folder', data, 'check the path and the working folder')
         return content_hash(data, *self.reads) if data else ''
 
     def follow(self, corpus, preset, seed=0, **how): # `SummaryTraining` or `MomentTraining`
@@ -131,6 +133,8 @@ class Retrieving(System):
     "A system that finds moments."
     presets, options = MOMENTS, ('consolidation', 'rule')
     reads = ('tvr_*.json*', *(f'mtvr_features/**/{n}' for n in ('*.h5', '*.npy', 'rows.bin', 'store.json')))
+    baselines = property(lambda self: getattr(self.recipe, 'keywords', {}).get('networks', ()),
+                         doc='Names of its networks, if it is a baseline.')
 
     def open(self, preset:MomentPreset, data:str='', smoke:bool=False)->MomentCorpus:
         "A folder in mTVR's layout, or the preset's world; twelve videos a split for a smoke run."
@@ -141,9 +145,9 @@ class Retrieving(System):
     def decides(self, preset, network={})->dict: # plain values and dataclasses
         "What of a preset decides the system's numbers; `network`: fields of its configuration."
         common = dict(world=preset.world, rule=preset.rule, alpha=preset.alpha)
-        if names := getattr(self.recipe, 'keywords', {}).get('networks'):
+        if self.baselines:
             check(not network, f'{self.name} has no such parameter', 'parameter network', 'leave it out')
-            return dict(common, baselines={n: preset.baselines[n] for n in names})
+            return dict(common, baselines={n: preset.baselines[n] for n in self.baselines})
         return dict(common, network=self.config(preset, **network), training=preset.training)
 
     def training(self, corpus, preset, seed=0, consolidation={}, network={}, data_name='', shared=None)->MomentTraining:
