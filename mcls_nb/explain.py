@@ -21,10 +21,10 @@ from .summarizer import VideoSummarizer
 class SummaryExplorer:
     "Samples of a trained summarizer, explained one by one and remembered."
     def __init__(self,
-        summarizer:VideoSummarizer,
+        summarizer:VideoSummarizer, # that writes
         records:list, # of `Record`, with what the network reads
         features, # mapping: id -> v d_video
-        language:str=None, # of the transcripts; by default what the summarizer is called with
+        language:str=None, # of the transcripts; by default the summarizer's
         span:float=None, # seconds of a video row; by default what its contract says
         keep:int=64, # views to remember
     ):
@@ -33,10 +33,13 @@ class SummaryExplorer:
         self.labels = [r.id for r in records] # one for each sample
         self.view = lru_cache(keep)(self.explain) # number of a sample -> `SummaryView`
 
-    def explain(self, i:int): # `SummaryView`
+    def explain(self,
+        i:int, # number of the sample
+    ): # `SummaryView`
         "Write a summary and say where each of its words looked."
         n = len(self.labels)
-        check(0 <= i < n, f'there is no record {i}', 'SummaryExplorer', f'choose one from 0 to {n - 1}')
+        check(0 <= i < n, f'there is no record {i}', 'SummaryExplorer',
+              f'choose one from 0 to {n - 1}')
         record, language = self.data.records[i], self.data.languages[i]
         one = self.summarizer.data_of([record], self.data.features, language)
         (summary,) = self.summarizer.write(one)
@@ -69,7 +72,10 @@ def open_summaries(
     return explorers
 
 # %% ../nbs/api/70_explain.ipynb #8e8594ff
-def world_lines(corpus, split:str): # (video, language) -> (start, end, text) of each line
+def world_lines(
+    corpus, # `MomentCorpus`
+    split:str, # whose videos
+): # (video, language) -> (start, end, text) of each line
     "What is said in the videos of a generated corpus; nothing is known of others."
     if corpus.world is None: return lambda video, language: ()
     videos = {v.name: v for v in corpus.world.split(split)}
@@ -85,8 +91,8 @@ class MomentExplorer:
         finder:MomentFinder, # what it has indexed is replaced
         corpus, # `MomentCorpus`
         split:str='test', # whose videos are searched
-        lines=None, # (video, language) -> (start, end, text) of what is said; a generated corpus knows it
-        nms:float=.5, # an answer that overlaps more with a better one is left out; None = as the papers rank
+        lines=None, # (video, language) -> (start, end, text) of lines; by default the world's
+        nms:float=.5, # largest overlap with a better answer; None = any, as the papers rank
     ):
         self.finder, self.corpus, self.split, self.nms = finder, corpus, split, nms
         queries = choose(corpus.splits, split, 'split')
@@ -95,35 +101,53 @@ class MomentExplorer:
         self.samples = [dict(q.texts) for q in queries] # language -> text, queries to try
         self.known = {(l, q.texts[l]): q for q in reversed(queries) for l in self.languages}
 
-    def query(self, text:str, language:str): # `Query` of the corpus, or the text
-        "What was asked, with the rows that the corpus has for it."
+    def query(self,
+        text:str, # as it was typed
+        language:str, # of the text
+    ): # `Query` of the corpus, or the text
+        "What was asked; a query of the corpus brings its rows."
         choose(self.finder.systems, language, 'language')
         text = self.finder.checked_text(text, language)
         return self.known.get((language, text), text)
 
-    def search(self, text:str, language:str, k:int=8)->pd.DataFrame: # video, start, end, score
+    def search(self,
+        text:str, # as it was typed
+        language:str, # of the text
+        k:int=8, # answers
+    )->pd.DataFrame: # video, start, end, score
         "The best moments."
         found = self.finder.search(self.query(text, language), language, k, self.nms)
         return found[['video', 'start', 'end', 'score']]
 
-    def view(self, text:str, language:str, video:str, span=None): # `MomentView`
-        "Why a moment was found; the best one of the video by default."
+    def view(self,
+        text:str, # as it was typed
+        language:str, # of the text
+        video:str, # name of a video
+        span=None, # (start, end) in seconds; by default the best moment of the video
+    ): # `MomentView`
+        "Why a moment was found."
         lines = self.lines(video, language)
         return self.finder.explain(self.query(text, language), video, language, span, lines)
 
-    def truth(self, texts:dict): # language -> text; (video, start, end), or None
+    def truth(self,
+        texts:dict, # language -> text
+    ): # (video, start, end), or None
         "The true moment of a query of the corpus."
-        q = next((self.known[l, t] for l, t in texts.items() if (l, t) in self.known), None)
+        q = next((self.known[key] for key in texts.items() if key in self.known), None)
         return (q.video, *q.moment) if q and q.moment else None
 
-    def warning(self, text:str, language:str)->str: # a sentence, or ''
+    def warning(self,
+        text:str, # as it was typed
+        language:str, # of the text
+    )->str: # a sentence, or ''
         "Whether none of the words means anything in a generated world."
         embedding = getattr(self.corpus.world, 'embedding', None)
         if embedding is None: return ''
         words, concepts = embedding.words(str(text), language), embedding.concepts[language]
         if not words or any(w in concepts for w in words): return ''
         few = ', '.join(words[:5])
-        return f'None of these words means anything in this world ({few}), so the ranking is arbitrary.'
+        return (f'None of these words means anything in this world ({few}), '
+                'so the ranking is arbitrary.')
 
 # %% ../nbs/api/70_explain.ipynb #76f9c450
 def open_moments(
@@ -132,7 +156,7 @@ def open_moments(
     seed:int=0, # of the models
     data:str='', # folder in the released layout; empty = the preset's world
     out='runs', # folder of all runs; what is there is not trained again
-    lines=None, # (video, language) -> (start, end, text) of what is said; a generated corpus knows it
+    lines=None, # (video, language) -> (start, end, text) of lines; by default the world's
     **more, # other fields of `papers.runs.Run`
 )->dict: # name -> `MomentExplorer`
     "Systems that retrieve, trained or read."

@@ -21,11 +21,14 @@ def sample_sizes(
     "Numbers of samples to train on."
     text = str(sizes).strip()
     numbers = [max(1, total // 10), max(1, total // 4), total]
+    where = 'parameter sizes'
     try: numbers = [int(s) for s in text.split(',')] if text else numbers
     except ValueError:
-        raise DataError(f'{text!r} is not a list of numbers', 'parameter sizes', 'write e.g. 60, 150, 600') from None
+        raise DataError(f'{text!r} is not a list of numbers', where,
+                        'write e.g. 60, 150, 600') from None
     for n in numbers:
-        check(1 <= n <= total, f'{n} of {total} records cannot be had', 'parameter sizes', f'choose 1 to {total}')
+        check(1 <= n <= total, f'{n} of {total} records cannot be had', where,
+              f'choose 1 to {total}')
     return [None if n == total else n for n in sorted(set(numbers))]
 
 # %% ../../nbs/api/65_low_resource.ipynb #23cb17f5
@@ -48,25 +51,25 @@ def size_runs(
 # %% ../../nbs/api/65_low_resource.ipynb #e4dee49f
 def by_size(
     rows:pd.DataFrame, # tidy
-    systems, # which
-    total:int, # what all samples are
-    metric:str='rougeL', # which to show
+    systems, # names of systems, in this order
+    total:int, # cross-lingual records that there are
+    metric:str='rougeL', # name of the number to show
     split:str='test', # where
 )->pd.DataFrame: # system, samples, seeds, value, low, high
     "Mean and interval over seeds of each system and size."
     rows = comparable(rows)
     samples = dict(zip(rows.label, rows.samples.fillna(total).astype(int)))
     system = dict(zip(rows.label, rows.system))
-    found = means(rows, (metric,), split).rename(columns=dict(system='label')).drop(columns='metric')
-    found.insert(0, 'samples', found.label.map(samples))
-    found.insert(0, 'system', found.label.map(system))
-    found = found.drop(columns='label')
+    found = means(rows, (metric,), split).rename(columns=dict(system='label'))
+    found = found.drop(columns=['label', 'metric']).assign(
+        system=found.label.map(system), samples=found.label.map(samples))
+    found = found[['system', 'samples', 'seeds', 'value', 'low', 'high']]
     parts = [found[found.system == s].sort_values('samples') for s in systems]
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/api/65_low_resource.ipynb #2551bbc9
 def from_on(
-    sizes, # ascending
+    sizes:list, # ascending
     good, # whether each is good
 ): # a size, or None
     "The first size from which on all are good."
@@ -78,11 +81,12 @@ def enough(
     rows:pd.DataFrame, # tidy
     systems, # run with several sizes
     references, # run on all samples
-    total:int, # what all samples are
+    total:int, # cross-lingual records that there are
     metric:str='rougeL', # more is better
     split:str='test', # where
-)->pd.DataFrame: # system, reference, samples, share (%), difference, low, high (there), surely; missing where no size was enough
+)->pd.DataFrame: # system, reference, samples, share (%), difference, low, high, surely
     "From how many samples on each system is at least as good as each reference on all of them."
+    # where no size was enough, numbers are missing
     lines = []
     for system, part in by_size(rows, systems, total, metric, split).groupby('system', sort=False):
         sizes = list(part.samples)
@@ -90,9 +94,10 @@ def enough(
         for reference in (r for r in references if r != system):
             found = [verdict(rows, label, reference, metric, split) for label in labels]
             at = from_on(sizes, [v['difference'] >= 0 for v in found])
-            there = found[sizes.index(at)] if at else {}
-            line = dict(system=system, reference=reference, samples=at, share=at and 100 * at / total)
-            line |= {k: there[k] for k in ('difference', 'low', 'high') if k in there}
-            lines.append(dict(line, surely=from_on(sizes, [v['low'] > 0 for v in found])))
+            surely = from_on(sizes, [v['low'] > 0 for v in found])
+            line = dict(system=system, reference=reference, samples=at, surely=surely)
+            if at: line |= dict(found[sizes.index(at)], share=100 * at / total)
+            lines.append(line)
     columns = ['system', 'reference', 'samples', 'share', 'difference', 'low', 'high', 'surely']
-    return pd.DataFrame(lines).reindex(columns=columns).astype(dict(samples='Int64', surely='Int64'))
+    table = pd.DataFrame(lines).reindex(columns=columns)
+    return table.astype(dict(samples='Int64', surely='Int64'))

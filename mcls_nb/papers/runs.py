@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS_VERSION', 'KINDS', 'one_at_a_time', 'SUMMARY_SETTINGS', 'MOMENT_SETTINGS', 'known_defaults', 'has_default',
-           'differences', 'all_defaults', 'Run', 'recipe_values', 'Result', 'main_scores', 'write_rows', 'grid',
-           'rows_of', 'sweep', 'cached', 'setting', 'settings_of', 'run_fields']
+           'differences', 'all_defaults', 'Run', 'given_fields', 'recipe_values', 'Result', 'main_scores', 'write_rows',
+           'grid', 'rows_of', 'sweep', 'cached', 'setting', 'settings_of', 'run_fields']
 
 # %% ../../nbs/api/63_runs.ipynb #486b097c
 import dataclasses, functools, json, re, threading
@@ -22,7 +22,8 @@ from ..core import (
     DataError, as_dict, atomic, check, choose, config_hash, lock, one_of, override, progress,
     run_folder, threads, versions)
 from ..model_folder import field_default
-from .scores import TIDY, named, read_tidy, tidy
+from .scores import TIDY, named, read_tidy
+from .scores import tidy as scores_tidy
 from .systems import SYSTEMS
 from ..retrieve.c3 import Consolidation
 from ..retrieve.spans import SpanRule
@@ -30,7 +31,7 @@ from ..worlds.how2 import How2WorldConfig
 from ..worlds.tv import TVWorldConfig
 
 # %% ../../nbs/api/63_runs.ipynb #e7e514e8
-DEFAULTS_VERSION = 1
+DEFAULTS_VERSION = 1 # of the table of defaults
 
 # %% ../../nbs/api/63_runs.ipynb #578be70b
 @functools.cache
@@ -40,7 +41,9 @@ def known_defaults()->dict: # name of a configuration -> field -> value
     return json.loads(file.read_text(encoding='utf-8'))
 
 # %% ../../nbs/api/63_runs.ipynb #3daae185
-def has_default(field)->bool: # of a dataclass
+def has_default(
+    field:dataclasses.Field, # of a dataclass
+)->bool:
     "Whether a field need not be given."
     missing = dataclasses.MISSING
     return field.default is not missing or field.default_factory is not missing
@@ -94,10 +97,12 @@ class Run:
     epochs: int = None     # of the main training; of the preset by default
     use: str = None        # 'best' weights on validation, or 'last'; of the preset by default
     smoke: bool = False    # one epoch everywhere on a few records
-    world: dict = field(default=None, hash=False)         # fields of the world that differ from the preset's
-    consolidation: dict = field(default=None, hash=False) # fields of `Consolidation` that differ from the preset's
-    rule: dict = field(default=None, hash=False)          # fields of `SpanRule` that differ from the preset's
-    network: dict = field(default=None, hash=False)       # fields of the network's configuration that differ
+    # fields that differ from the preset's: of the world, of `Consolidation`, of `SpanRule`,
+    # of the network's configuration
+    world: dict = field(default=None, hash=False)
+    consolidation: dict = field(default=None, hash=False)
+    rule: dict = field(default=None, hash=False)
+    network: dict = field(default=None, hash=False)
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
@@ -106,8 +111,8 @@ class Run:
             check(fits or value is None and f.default is None, f'{value!r} is not {called}',
                   f'parameter {f.name}', 'give one')
         self.of.preset(self.preset) # both are there
-        check(self.epochs is None or self.epochs >= 1, f'{self.epochs} epochs are none', 'parameter epochs',
-              'train for at least one')
+        check(self.epochs is None or self.epochs >= 1, f'{self.epochs} epochs are none',
+              'parameter epochs', 'train for at least one')
         check(self.seed >= 0, f'{self.seed} is no seed', 'parameter seed',
               'choose 0 or a larger whole number')
         for name in ('samples', 'use', 'consolidation', 'rule'):
@@ -125,9 +130,9 @@ class Run:
     @property
     def sizes(self): # `SummaryPreset` or `MomentPreset`
         "The preset with the run's own parameters."
-        more = {n: getattr(self, n) for n in ('use', 'rule') if getattr(self, n) is not None}
-        world = self.world or {}
-        return self.of.preset(self.preset).changed(epochs=self.epochs, smoke=self.smoke, **more, **world)
+        own, world = given_fields(self, 'use', 'rule'), self.world or {}
+        preset = self.of.preset(self.preset)
+        return preset.changed(epochs=self.epochs, smoke=self.smoke, **own, **world)
 
     @property
     def label(self)->str:
@@ -139,24 +144,35 @@ class Run:
         corpus = self.of.open(self.sizes, self.data, self.smoke)
         if self.samples is not None:
             n = len(corpus.splits['train'])
-            check(1 <= self.samples <= n, f'{self.samples} of {n} records cannot be had', 'parameter samples',
-                  f'choose 1 to {n}')
+            check(1 <= self.samples <= n, f'{self.samples} of {n} records cannot be had',
+                  'parameter samples', f'choose 1 to {n}')
         return corpus
 
+# %% ../../nbs/api/63_runs.ipynb #7ccfe610
+def given_fields(
+    run:Run, # some of whose fields are None
+    *names, # of fields
+)->dict: # name -> value
+    "Those of the fields that are given."
+    return {name: getattr(run, name) for name in names if getattr(run, name) is not None}
+
 # %% ../../nbs/api/63_runs.ipynb #b883ba56
-def recipe_values(recipe)->dict: # plain values
+def recipe_values(
+    recipe, # a function, or a `functools.partial` of one
+)->dict: # plain values
     "A recipe as its function's name and arguments."
-    changes = getattr(recipe, 'keywords', {})
-    return dict(name=getattr(recipe, 'func', recipe).__name__, **{k: as_dict(v) for k, v in changes.items()})
+    function, changes = getattr(recipe, 'func', recipe), getattr(recipe, 'keywords', {})
+    return dict(name=function.__name__, **as_dict(changes))
 
 # %% ../../nbs/api/63_runs.ipynb #69d7ec74
 @patch
 def config(self:Run)->dict: # dataclasses and plain values
     "Everything that decides the run's numbers."
-    own = dict(seed=self.seed, samples=self.samples, smoke=self.smoke, consolidation=self.consolidation)
-    content = self.of.content(self.data)
+    own = {n: getattr(self, n) for n in ('seed', 'samples', 'smoke', 'consolidation')}
+    content = self.of.content(self.data) # raises for what is not there
     if self.data: own['data'] = content
-    return dict(recipe=recipe_values(self.of.recipe), **self.of.decides(self.sizes, self.network or {}), **own)
+    sizes = self.of.decides(self.sizes, self.network or {})
+    return dict(recipe=recipe_values(self.of.recipe), **sizes, **own)
 
 # %% ../../nbs/api/63_runs.ipynb #340de179
 @patch(as_prop=True)
@@ -164,7 +180,8 @@ def name(self:Run)->str:
     "The name of the run's folder: what people look for, then a hash of all that decides."
     words = re.findall('[a-z0-9]+', self.system.lower().replace('w/o', 'wo'))
     size = [f'n{self.samples}'] if self.samples else []
-    about = config_hash(DEFAULTS_VERSION, {k: v for k, v in differences(self.config()).items() if v is not None})
+    decides = {k: v for k, v in differences(self.config()).items() if v is not None}
+    about = config_hash(DEFAULTS_VERSION, decides)
     return '-'.join([*words, self.preset, *size, f's{self.seed}', about])
 
 # %% ../../nbs/api/63_runs.ipynb #6778067e
@@ -187,12 +204,15 @@ def described(self:Run)->dict: # plain values
 
 # %% ../../nbs/api/63_runs.ipynb #a20abd13
 @patch
-def tidy(self:Run, lines:list, split:str)->pd.DataFrame:
+def tidy(self:Run,
+    lines:list, # as for `scores.tidy`
+    split:str, # that was scored
+)->pd.DataFrame:
     "Numbers of the run as tidy rows."
     changes = ', '.join(f'{k} {v}' for k, v in (self.world or {}).items())
     world = Path(self.data).name if self.data else changes or 'generated'
-    return tidy(lines, run=self.name, system=self.system, samples=self.samples, preset=self.preset, world=world,
-                seed=self.seed, split=split)
+    same = dict(system=self.system, samples=self.samples, preset=self.preset, seed=self.seed)
+    return scores_tidy(lines, run=self.name, world=world, split=split, **same)
 
 # %% ../../nbs/api/63_runs.ipynb #ed0cc398
 @patch
@@ -200,12 +220,12 @@ def train(self:Run,
     out='runs', # folder of all runs and of what they share
 )->tuple: # (`VideoSummarizer` or `MomentFinder`, `SummaryTraining` or `MomentTraining`)
     "Train or go on training; what was trained is read."
-    sizes, corpus, system, content = self.sizes, self.open(), self.of, self.of.content(self.data)
+    sizes, corpus, system = self.sizes, self.open(), self.of
+    content = system.content(self.data)
     folder = run_folder(Path(out)/self.name)
     text = json.dumps(self.described(), indent=1)
     with atomic(folder/'config.json') as p: p.write_text(text, encoding='utf-8')
-    own = {n: getattr(self, n) for n in ('samples', 'consolidation', 'network')}
-    own = {n: value for n, value in own.items() if value is not None}
+    own = given_fields(self, 'samples', 'consolidation', 'network')
     folders = system.folders(folder, content, sizes, out)
     training = system.follow(corpus, sizes, self.seed, **own, **folders)
     about = dict(system=self.system, preset=self.preset, seed=self.seed, run=self.name)
@@ -220,14 +240,17 @@ def result(self:Run,
     "Train or go on training, score, and write; what was trained is read."
     sizes, system, folder = self.sizes, self.of, Path(out)/self.name
     product, training = self.train(out)
-    with threads(sizes.threads): scores, lines = system.judge(product, training, sizes, folder, only)
+    with threads(sizes.threads):
+        scores, lines = system.judge(product, training, sizes, folder, only)
     rows = pd.concat([self.tidy(some, split) for split, some in lines.items()], ignore_index=True)
     product.provenance['scores'] = main_scores(rows)
     write_rows(rows, folder)
     return Result(self, product, training, scores, rows, folder)
 
 # %% ../../nbs/api/63_runs.ipynb #3bac691d
-def main_scores(rows:pd.DataFrame)->dict: # name -> value
+def main_scores(
+    rows:pd.DataFrame, # tidy, of one run
+)->dict: # name -> value
     "The numbers that a model is known by: of the test split, over all languages and kinds."
     main = named(rows[(rows.split == 'test') & (rows.language == '') & (rows.kind == '')])
     return dict(zip(main.name, main.value.round(2)))
@@ -241,21 +264,22 @@ def write_rows(
     with atomic(Path(folder)/'rows.csv') as p: rows.to_csv(p, index=False)
 
 # %% ../../nbs/api/63_runs.ipynb #0866ecf6
-one_at_a_time = threading.RLock() # threads of a process share torch's generator: runs would draw from each other's stream
+one_at_a_time = threading.RLock() # for threads of this process
 
 # %% ../../nbs/api/63_runs.ipynb #3ab951cc
 @patch
 def rows(self:Run,
     out='runs', # folder of all runs
-    only=None, # metrics of summaries; the preset's by default, and those it was scored with for a finished run
-    wait:float=-1, # seconds to wait for a run that another process works on; -1 = as long as it takes
+    only=None, # metrics of summaries, if it is not finished; the preset's by default
+    wait:float=-1, # seconds to wait for another process that works on it; -1 = till it is done
 ): # tidy rows; None if the wait was in vain
     "The tidy rows of a run; run it unless it has been."
     name = self.name # raises for what is not there, before anything is written
     folder = run_folder(out)/name
     try:
         with lock(folder, wait), one_at_a_time:
-            if (folder/'rows.csv').exists(): return read_tidy(folder/'rows.csv', 'delete it to run again')
+            file = folder/'rows.csv'
+            if file.exists(): return read_tidy(file, 'delete it to run again')
             return self.result(out, only).rows
     except Timeout: return None
 
@@ -267,8 +291,9 @@ def item_scores(self:Run,
 )->pd.Series: # index: whatever tells items apart
     "The score of each test item of a finished run."
     folder = Path(out)/self.name
-    check((folder/'rows.csv').exists(), 'this run is not finished', folder, 'run it first, e.g. with `sweep`')
-    rows = named(read_tidy(folder/'rows.csv', 'delete it to run again'))
+    file = folder/'rows.csv'
+    check(file.exists(), 'this run is not finished', folder, 'run it first, e.g. with `sweep`')
+    rows = named(read_tidy(file, 'delete it to run again'))
     rows = rows[rows.split == 'test']
     one_of(metric, rows.name, 'metric')
     return self.of.item_scores(folder, next(rows[rows.name == metric].itertuples()))
@@ -282,14 +307,20 @@ def grid(
 )->list: # of `Run`
     "Every system with every number of samples and every seed."
     for name in same: one_of(name, [f.name for f in dataclasses.fields(Run)], 'parameter')
-    runs = [Run(s, seed=seed, samples=n, **same) for seed in seeds for n in samples for s in systems]
+    each = [(s, seed, n) for seed in seeds for n in samples for s in systems]
+    runs = [Run(s, seed=seed, samples=n, **same) for s, seed, n in each]
     check(runs, 'there is nothing to run', 'grid', 'give at least one system and one seed')
     for run in runs: run.name # raises for what is not there
     return runs
 
 # %% ../../nbs/api/63_runs.ipynb #25efbfc6
-def rows_of(run:Run, out, only, wait): # so that processes need only know this module
-    "`run.rows`, as a function."
+def rows_of(
+    run:Run, # to do
+    out, # folder of all runs
+    only, # metrics of summaries
+    wait:float, # seconds
+): # tidy rows, or None
+    "`run.rows` as a function, since other processes only know this module."
     return run.rows(out, only, wait)
 
 # %% ../../nbs/api/63_runs.ipynb #caaf9674
@@ -301,8 +332,9 @@ def sweep(
 )->pd.DataFrame: # tidy, in the order of the runs
     "Run all, in parallel; what has been run is read."
     from joblib import Parallel, delayed
-    out, rows, bar = Path(out).absolute(), [None] * len(runs), progress(None, 'runs', total=len(runs))
-    for wait in (0, -1): # first what nobody else is at
+    out, rows = Path(out).absolute(), [None] * len(runs)
+    bar = progress(None, 'runs', total=len(runs))
+    for wait in (0, -1): # first what no other process works on
         todo = [i for i, r in enumerate(rows) if r is None]
         attempts = (delayed(rows_of)(runs[i], out, only, wait) for i in todo)
         for found, i in zip(Parallel(workers, return_as='generator')(attempts), todo):
@@ -321,7 +353,7 @@ def cached(
     for file in files:
         try: frames.append(read_tidy(file))
         except DataError: continue # of something else
-    known = pd.concat(frames, ignore_index=True) if frames else tidy([])
+    known = pd.concat(frames, ignore_index=True) if frames else scores_tidy([])
     names = {run.name for run in runs}
     found = known[known.run.isin(names)]
     found = found.drop_duplicates([n for n in TIDY if n != 'value'], ignore_index=True)
@@ -339,7 +371,9 @@ def setting(
     if isinstance(default, bool) and not value: return name, True
     if isinstance(default, str): return name, value.strip()
     try: x = float(value)
-    except ValueError: raise DataError(f'{text.strip()!r} has no number', 'settings', f'write e.g. {name} {default}') from None
+    except ValueError:
+        raise DataError(f'{text.strip()!r} has no number', 'settings',
+                        f'write e.g. {name} {default}') from None
     whole = x.is_integer() and (isinstance(default, int) or default is None)
     return name, int(x) if whole else x
 
@@ -350,14 +384,19 @@ def settings_of(
 )->dict: # as written -> name -> value; none for 'default'
     "Settings as they are typed."
     names = [w.strip() for w in text.split(',') if w.strip()]
-    check(names, 'no setting is named', 'settings', f'write e.g. default, or one of {", ".join(fields)}')
-    return {w: {} if w == 'default' else dict(setting(s, fields) for s in w.split('+')) for w in names}
+    check(names, 'no setting is named', 'settings',
+          f'write e.g. default, or one of {", ".join(fields)}')
+    def values(name): return dict(setting(part, fields) for part in name.split('+'))
+    return {name: {} if name == 'default' else values(name) for name in names}
 
 # %% ../../nbs/api/63_runs.ipynb #06e9787e
+# names and defaults of what can be typed
 SUMMARY_SETTINGS = vars(How2WorldConfig()) | dict(epochs=None)
 
 # %% ../../nbs/api/63_runs.ipynb #7966e84b
-MOMENT_SETTINGS = vars(TVWorldConfig()) | vars(Consolidation()) | vars(SpanRule()) | dict(epochs=None)
+# names and defaults of what can be typed
+MOMENT_SETTINGS = (
+    vars(TVWorldConfig()) | vars(Consolidation()) | vars(SpanRule()) | dict(epochs=None))
 
 # %% ../../nbs/api/63_runs.ipynb #67ba163c
 def run_fields(
@@ -365,6 +404,7 @@ def run_fields(
 )->dict: # fields of `Run`
     "Where each setting belongs."
     for name in settings: choose(MOMENT_SETTINGS, name, 'setting')
-    places = dict(world=TVWorldConfig, consolidation=Consolidation, rule=SpanRule)
-    parts = {place: {n: v for n, v in settings.items() if n in vars(cfg())} for place, cfg in places.items()}
-    return {n: v for n, v in (parts | dict(epochs=settings.get('epochs'))).items() if v}
+    def part(cfg): return {n: v for n, v in settings.items() if n in vars(cfg)}
+    fields = dict(world=part(TVWorldConfig()), consolidation=part(Consolidation()),
+                  rule=part(SpanRule()), epochs=settings.get('epochs'))
+    return {name: value for name, value in fields.items() if value}
