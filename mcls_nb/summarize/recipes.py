@@ -112,134 +112,148 @@ class SummaryTraining:
         check(self.samples is None or 1 <= self.samples <= n,
               f'{self.samples} of {n} records cannot be had', 'samples', f'choose 1 to {n}')
 
-    def train(self,
-        split:str='train', # whose summaries are learned
-        language:str=None, # of the transcripts that are read; the run's by default
-        start:Trained=None, # what an earlier stage has left
-    )->Trained:
-        "Train on a split's summaries, from random weights or from where an earlier stage left off."
-        language = language or self.language
-        if start is None:
-            english = self.vocab('en', split, self.target_text)
-            vocabs = (self.vocab(language, 'train'), english)
-            if language == 'en' and self.target_text == 'all': vocabs = (english, english)
-            start = Trained(self.fresh(vocabs, share=language == 'en'), vocabs, language, split)
-            note = 'stage 1' if split == 'pretrain' else 'direct'
-        else: note = 'stage 3'
-        cfg = self.fits.pretrain if split == 'pretrain' else self.fits.train
-        data = self.data(split, language, start.vocabs)
-        cfg, validate = judged_by(self.held_out(language, start.vocabs), cfg)
-        self.histories[split] = fit(
-            start.network, data, summary_loss, cfg, self.below(split), validate, note)
-        return replace(start, split=split)
+# %% ../../nbs/api/27_recipes.ipynb #2567a143
+@patch
+def train(self:SummaryTraining,
+    split:str='train', # whose summaries are learned
+    language:str=None, # of the transcripts that are read; the run's by default
+    start:Trained=None, # what an earlier stage has left
+)->Trained:
+    "Train on a split's summaries, from random weights or from where an earlier stage left off."
+    language = language or self.language
+    if start is None:
+        english = self.vocab('en', split, self.target_text)
+        vocabs = (self.vocab(language, 'train'), english)
+        if language == 'en' and self.target_text == 'all': vocabs = (english, english)
+        start = Trained(self.fresh(vocabs, share=language == 'en'), vocabs, language, split)
+        note = 'stage 1' if split == 'pretrain' else 'direct'
+    else: note = 'stage 3'
+    cfg = self.fits.pretrain if split == 'pretrain' else self.fits.train
+    data = self.data(split, language, start.vocabs)
+    cfg, validate = judged_by(self.held_out(language, start.vocabs), cfg)
+    self.histories[split] = fit(
+        start.network, data, summary_loss, cfg, self.below(split), validate, note)
+    return replace(start, split=split)
 
-    def teacher(self)->Trained:
-        "Stage 1: English videos; trained once for all runs that need it."
-        english = self.vocab('en', 'pretrain')
-        vocabs = (english, english)
-        network = self.fresh(vocabs, share=True)
-        data, val = self.data('pretrain', 'en', vocabs), self.held_out('en', vocabs)
-        marks = data_fingerprint(data), val and data_fingerprint(val)
-        about = config_hash(network.cfg, self.fits.pretrain, english.name, *marks, self.seed)
-        cfg, validate = judged_by(val, self.fits.pretrain)
-        with self.once(f'teacher-{self.network.reads}-s{self.seed}-{about}') as out:
-            fit(network, data, summary_loss, cfg, out, validate, 'stage 1')
-        return Trained(network, vocabs, 'en', 'pretrain')
+# %% ../../nbs/api/27_recipes.ipynb #e03bc4cf
+@patch
+def teacher(self:SummaryTraining)->Trained:
+    "Stage 1: English videos; trained once for all runs that need it."
+    english = self.vocab('en', 'pretrain')
+    vocabs = (english, english)
+    network = self.fresh(vocabs, share=True)
+    data, val = self.data('pretrain', 'en', vocabs), self.held_out('en', vocabs)
+    marks = data_fingerprint(data), val and data_fingerprint(val)
+    about = config_hash(network.cfg, self.fits.pretrain, english.name, *marks, self.seed)
+    cfg, validate = judged_by(val, self.fits.pretrain)
+    with self.once(f'teacher-{self.network.reads}-s{self.seed}-{about}') as out:
+        fit(network, data, summary_loss, cfg, out, validate, 'stage 1')
+    return Trained(network, vocabs, 'en', 'pretrain')
 
-    def distil(self,
-        teacher:Trained, # of stage 1
-        layers:int=None, # encoder layers that are compared; all by default
-        **how, # other fields of `DistilConfig`
-    )->DistilledReader:
-        "Stage 2: a text side of the source language that imitates the teacher's."
-        check(self.network.reads != 'video', 'a system that reads only video has no text to distil',
-              'recipe', 'choose another recipe, or read both')
-        cfg = DistilConfig(layers, **how)
-        vocabs = self.foreign_vocabs(teacher)
-        student_data = self.data('train', self.language, vocabs)
-        teacher_data = self.data('train', 'en', teacher.vocabs)
-        network, fit_cfg = self.config(vocabs, share_words=False), self.fits.distil
-        reader, self.histories['distil'] = distil(
-            teacher.network, student_data, teacher_data, network, cfg, fit_cfg,
-            self.below('distil'), self.seed)
-        return DistilledReader(reader, len(reader.encoder.layers), cfg.normed)
+# %% ../../nbs/api/27_recipes.ipynb #a789a9fd
+@patch
+def distil(self:SummaryTraining,
+    teacher:Trained, # of stage 1
+    layers:int=None, # encoder layers that are compared; all by default
+    **how, # other fields of `DistilConfig`
+)->DistilledReader:
+    "Stage 2: a text side of the source language that imitates the teacher's."
+    check(self.network.reads != 'video', 'a system that reads only video has no text to distil',
+          'recipe', 'choose another recipe, or read both')
+    cfg = DistilConfig(layers, **how)
+    vocabs = self.foreign_vocabs(teacher)
+    student_data = self.data('train', self.language, vocabs)
+    teacher_data = self.data('train', 'en', teacher.vocabs)
+    network, fit_cfg = self.config(vocabs, share_words=False), self.fits.distil
+    reader, self.histories['distil'] = distil(
+        teacher.network, student_data, teacher_data, network, cfg, fit_cfg,
+        self.below('distil'), self.seed)
+    return DistilledReader(reader, len(reader.encoder.layers), cfg.normed)
 
-    def transplant(self,
-        teacher:Trained, # of stage 1
-        student:DistilledReader=None, # of stage 2, where a recipe has it
-        words:str='student', # origin of words, as for `stages.origins`
-        layers:str='student', # origin of the distilled layers, as for `stages.origins`
-    )->Trained:
-        "The beginning of stage 3: a network whose parameters come from the stages before."
-        check(isinstance(self.network, SummarizerConfig),
-              f'a network of {type(self.network).__name__} has no parts that could travel',
-              'recipe', 'only transformers are transplanted')
-        vocabs = self.foreign_vocabs(teacher)
-        network = self.fresh(vocabs)
-        reader, depth, normed = None, self.network.encoder_layers, False
-        if student: reader, depth, normed = student.reader, student.layers, student.normed
-        sources = vocabs[0], teacher.vocabs[0]
-        self.origins = transplant(
-            network, teacher.network, reader, depth, words, layers, normed, sources)
-        return Trained(network, vocabs, self.language, '')
+# %% ../../nbs/api/27_recipes.ipynb #1cf6468e
+@patch
+def transplant(self:SummaryTraining,
+    teacher:Trained, # of stage 1
+    student:DistilledReader=None, # of stage 2, where a recipe has it
+    words:str='student', # origin of words, as for `stages.origins`
+    layers:str='student', # origin of the distilled layers, as for `stages.origins`
+)->Trained:
+    "The beginning of stage 3: a network whose parameters come from the stages before."
+    check(isinstance(self.network, SummarizerConfig),
+          f'a network of {type(self.network).__name__} has no parts that could travel',
+          'recipe', 'only transformers are transplanted')
+    vocabs = self.foreign_vocabs(teacher)
+    network = self.fresh(vocabs)
+    reader, depth, normed = None, self.network.encoder_layers, False
+    if student: reader, depth, normed = student.reader, student.layers, student.normed
+    sources = vocabs[0], teacher.vocabs[0]
+    self.origins = transplant(
+        network, teacher.network, reader, depth, words, layers, normed, sources)
+    return Trained(network, vocabs, self.language, '')
 
-    def mix(self)->Trained:
-        "Train on English and foreign videos at once, with one vocabulary for both transcripts."
-        parts = (('pretrain', 'en'), ('train', self.language))
-        words = joint_vocab([self.vocab(language, split) for split, language in parts])
-        vocabs = (words, self.vocab('en', 'pretrain'))
-        network = self.fresh(vocabs)
-        records = [(r, language) for split, language in parts for r in self.records(split)]
-        some, languages = map(list, zip(*records))
-        data = self.data_of(some, languages, vocabs, self.fits.mix)
-        cfg, validate = judged_by(self.held_out(self.language, vocabs), self.fits.mix)
-        self.histories['train'] = fit(
-            network, data, summary_loss, cfg, self.below('train'), validate, 'mixed')
-        return Trained(network, vocabs, self.language, 'train')
+# %% ../../nbs/api/27_recipes.ipynb #55d90484
+@patch
+def mix(self:SummaryTraining)->Trained:
+    "Train on English and foreign videos at once, with one vocabulary for both transcripts."
+    parts = (('pretrain', 'en'), ('train', self.language))
+    words = joint_vocab([self.vocab(language, split) for split, language in parts])
+    vocabs = (words, self.vocab('en', 'pretrain'))
+    network = self.fresh(vocabs)
+    records = [(r, language) for split, language in parts for r in self.records(split)]
+    some, languages = map(list, zip(*records))
+    data = self.data_of(some, languages, vocabs, self.fits.mix)
+    cfg, validate = judged_by(self.held_out(self.language, vocabs), self.fits.mix)
+    self.histories['train'] = fit(
+        network, data, summary_loss, cfg, self.below('train'), validate, 'mixed')
+    return Trained(network, vocabs, self.language, 'train')
 
-    def translate(self,
-        split:str, # whose transcripts are translated
-        source:str, # language that is read
-        target:str, # language that is written
-    ): # the translator: list of texts -> list of texts
-        "Put translations in the place of a split's transcripts, and say how good they are."
-        check(self.network.reads != 'video',
-              'a system that reads only video has no text to translate', 'recipe',
-              'choose another recipe, or read both')
-        given = callable(self.translator)
-        translator = self.translator if given else self.train_translator(source, target)
-        before = self.corpus
-        self.corpus = translated(before, split, source, target, translator)
-        test = before.splits.get('test', [])
-        if test and all(target in r.transcripts for r in test): # then its quality can be told
-            mine = self.corpus
-            if split != 'test': mine = translated(before, 'test', source, target, translator)
-            texts = [r.transcripts[target] for r in mine.splits['test']]
-            truth = [r.transcripts[target] for r in test]
-            self.scores['translation bleu4'] = score(texts, truth, only=('bleu4',))['bleu4']
-        return translator
+# %% ../../nbs/api/27_recipes.ipynb #8fdda5de
+@patch
+def translate(self:SummaryTraining,
+    split:str, # whose transcripts are translated
+    source:str, # language that is read
+    target:str, # language that is written
+): # the translator: list of texts -> list of texts
+    "Put translations in the place of a split's transcripts, and say how good they are."
+    check(self.network.reads != 'video',
+          'a system that reads only video has no text to translate', 'recipe',
+          'choose another recipe, or read both')
+    given = callable(self.translator)
+    translator = self.translator if given else self.train_translator(source, target)
+    before = self.corpus
+    self.corpus = translated(before, split, source, target, translator)
+    test = before.splits.get('test', [])
+    if test and all(target in r.transcripts for r in test): # then its quality can be told
+        mine = self.corpus
+        if split != 'test': mine = translated(before, 'test', source, target, translator)
+        texts = [r.transcripts[target] for r in mine.splits['test']]
+        truth = [r.transcripts[target] for r in test]
+        self.scores['translation bleu4'] = score(texts, truth, only=('bleu4',))['bleu4']
+    return translator
 
-    def train_translator(self,
-        source:str, # language that is read
-        target:str, # language that is written
-    )->Translator:
-        "A translator from the parallel transcripts of `train`; trained once for all runs."
-        vocabs = tuple(self.vocab(language, 'train') for language in (source, target))
-        cfg = self.fits.translation
-        network = self.translator or replace(self.network, reads='text')
-        network = replace(self, network=network).fresh(vocabs)
-        def pairs(split):
-            records = self.records(split)
-            sizes = self.max_text, cfg.batch_size, self.seed
-            return parallel_texts(records, source, target, vocabs, *sizes)
-        data = pairs('train')
-        val = pairs('val') if self.can_validate(source, target) else None
-        marks = [v.name for v in vocabs], data_fingerprint(data), val and data_fingerprint(val)
-        about = config_hash(network.cfg, cfg, self.max_text, *marks, self.seed)
-        cfg, validate = judged_by(val, cfg)
-        with self.once(f'translator-{source}-{target}-s{self.seed}-{about}') as out:
-            fit(network, data, summary_loss, cfg, out, validate, f'translator {source} to {target}')
-        return Translator(network, vocabs, self.max_text, max(map(len, data.tgt)), out)
+# %% ../../nbs/api/27_recipes.ipynb #facd90b1
+@patch
+def train_translator(self:SummaryTraining,
+    source:str, # language that is read
+    target:str, # language that is written
+)->Translator:
+    "A translator from the parallel transcripts of `train`; trained once for all runs."
+    vocabs = tuple(self.vocab(language, 'train') for language in (source, target))
+    cfg = self.fits.translation
+    network = self.translator or replace(self.network, reads='text')
+    network = replace(self, network=network).fresh(vocabs)
+    def pairs(split):
+        records = self.records(split)
+        sizes = self.max_text, cfg.batch_size, self.seed
+        return parallel_texts(records, source, target, vocabs, *sizes)
+    data = pairs('train')
+    val = pairs('val') if self.can_validate(source, target) else None
+    marks = [v.name for v in vocabs], data_fingerprint(data), val and data_fingerprint(val)
+    about = config_hash(network.cfg, cfg, self.max_text, *marks, self.seed)
+    cfg, validate = judged_by(val, cfg)
+    with self.once(f'translator-{source}-{target}-s{self.seed}-{about}') as out:
+        fit(network, data, summary_loss, cfg, out, validate, f'translator {source} to {target}')
+    return Translator(network, vocabs, self.max_text, max(map(len, data.tgt)), out)
 
 # %% ../../nbs/api/27_recipes.ipynb #8cf13822
 @patch
