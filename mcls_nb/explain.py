@@ -9,6 +9,7 @@ __all__ = ['SummaryExplorer', 'open_summaries', 'world_lines', 'MomentExplorer',
 from functools import lru_cache
 
 import pandas as pd
+from fastcore.basics import patch
 
 from .core import check, choose
 from .finder import MomentFinder
@@ -129,25 +130,29 @@ class MomentExplorer:
         lines = self.lines(video, language)
         return self.finder.explain(self.query(text, language), video, language, span, lines)
 
-    def truth(self,
-        texts:dict, # language -> text
-    ): # (video, start, end), or None
-        "The true moment of a query of the corpus."
-        q = next((self.known[key] for key in texts.items() if key in self.known), None)
-        return (q.video, *q.moment) if q and q.moment else None
+# %% ../nbs/api/70_explain.ipynb #2b1b4fe3
+@patch
+def truth(self:MomentExplorer,
+    texts:dict, # language -> text
+): # (video, start, end), or None
+    "The true moment of a query of the corpus."
+    q = next((self.known[key] for key in texts.items() if key in self.known), None)
+    return (q.video, *q.moment) if q and q.moment else None
 
-    def warning(self,
-        text:str, # as it was typed
-        language:str, # of the text
-    )->str: # a sentence, or ''
-        "Whether none of the words means anything in a generated world."
-        embedding = getattr(self.corpus.world, 'embedding', None)
-        if embedding is None: return ''
-        words, concepts = embedding.words(str(text), language), embedding.concepts[language]
-        if not words or any(w in concepts for w in words): return ''
-        few = ', '.join(words[:5])
-        return (f'None of these words means anything in this world ({few}), '
-                'so the ranking is arbitrary.')
+# %% ../nbs/api/70_explain.ipynb #63ff9d8e
+@patch
+def warning(self:MomentExplorer,
+    text:str, # as it was typed
+    language:str, # of the text
+)->str: # a sentence, or ''
+    "Whether none of the words means anything in a generated world."
+    embedding = getattr(self.corpus.world, 'embedding', None)
+    if embedding is None: return ''
+    words, concepts = embedding.words(str(text), language), embedding.concepts[language]
+    if not words or any(w in concepts for w in words): return ''
+    few = ', '.join(words[:5])
+    return (f'None of these words means anything in this world ({few}), '
+            'so the ranking is arbitrary.')
 
 # %% ../nbs/api/70_explain.ipynb #76f9c450
 def open_moments(

@@ -53,7 +53,7 @@ def stitch_moments(
     moved = replace(ranking, video=video, start=ranking.start + shift, end=ranking.end + shift)
     return temporal_nms(moved, threshold, k), list(videos)
 
-# %% ../nbs/api/51_finder.ipynb #6054ac8c
+# %% ../nbs/api/51_finder.ipynb #2664bccf
 def networks_of(
     system, # a network, or a tuple of networks
 )->tuple:
@@ -123,7 +123,7 @@ def corpus_of(
                   corpus.name, 'make the rows as for its training; `mcls doctor` says how')
     return corpus
 
-# %% ../nbs/api/51_finder.ipynb #20bc4890
+# %% ../nbs/api/51_finder.ipynb #a55634bd
 def as_one_split(
     corpus:MomentCorpus, # with videos in several splits
 )->MomentCorpus:
@@ -335,7 +335,8 @@ def explain(self:MomentFinder,
     lines=(), # (start, end, text) of what is said, in seconds of that video
 )->MomentView: # of the window that the moment was found in, for a long video
     "Which stream, words and clips brought a moment its score (C³ paper, Eqs. 12 to 17)."
-    check(self.explains, 'has no curve of clips to show', self.provenance.get('system', 'this system'),
+    name = self.provenance.get('system', 'this system')
+    check(self.explains, 'has no curve of clips to show', name,
           'choose XML, mXML, C3 or one of their kind')
     check(self.corpus is not None, 'has only an index, without the videos\' rows', 'MomentFinder',
           'call .index(VIDEOS) first')

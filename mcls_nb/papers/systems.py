@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from ..core import atomic, check, choose, config_hash, content_hash, override, threads
 from ..features import FeatureStore
@@ -107,22 +108,6 @@ class Summarizing(System):
         sizes = {n: getattr(preset, n) for n in names}
         return dict(network=self.config(preset, **network), **sizes, **translator)
 
-    def training(self,
-        corpus:Corpus, # from `open`
-        preset:SummaryPreset, # sizes
-        seed:int=0, # of weights, dropout and batches
-        samples:int=None, # records of `train` that are used; all by default
-        network:dict={}, # fields of the network's configuration to change
-        out=None, # folder of the run's own checkpoints
-        shared=None, # folder of teachers and translators
-    )->SummaryTraining:
-        "What the recipe works with."
-        fits, translator = preset.fits.with_(seed=seed), replace(preset.transformer, reads='text')
-        sizes = preset.max_text, preset.max_video, preset.target_text
-        config, language = self.config(preset, **network), source_language(corpus)
-        return SummaryTraining(
-            corpus, config, fits, language, seed, samples, *sizes, translator, out, shared)
-
     def folders(self,
         out, # folder of a run; None = memory
         content:str, # hash of its data
@@ -144,33 +129,55 @@ class Summarizing(System):
         language, trained = training.language, training.trained
         return summarizer_of(trained, language, sizes.decoding, *lengths, contract, **provenance)
 
-    def judge(self,
-        product:VideoSummarizer, # of the training
-        run:SummaryTraining, # finished
-        preset:SummaryPreset, # names the metrics
-        folder, # where the test summaries are kept
-        only=None, # metrics; the preset's by default
-    )->tuple: # (`SummaryScores`, split -> lines for `tidy`)
-        "Summarise and score test videos and some training videos."
-        test = summary_scores(product, run, only=only or preset.metrics or None)
-        seen = summary_scores(product, run, 'train', 50, ('rouge1', 'rouge2', 'rougeL'))
-        ids, references = zip(*((r.id, r.summary) for r in test.records))
-        texts = dict(id=ids, reference=references, summary=[s.text for s in test.summaries])
-        with atomic(Path(folder)/'summaries.csv') as p: pd.DataFrame(texts).to_csv(p, index=False)
-        def line(name, value): # 'translation bleu4' ...
-            return dict(task='translation', metric=name.split()[-1], value=value)
-        scores = [line(name, value) for name, value in run.scores.items()]
-        return test, dict(test=test.lines + scores, train=seen.lines)
+# %% ../../nbs/api/62_systems.ipynb #0578e2b9
+@patch
+def training(self:Summarizing,
+    corpus:Corpus, # from `open`
+    preset:SummaryPreset, # sizes
+    seed:int=0, # of weights, dropout and batches
+    samples:int=None, # records of `train` that are used; all by default
+    network:dict={}, # fields of the network's configuration to change
+    out=None, # folder of the run's own checkpoints
+    shared=None, # folder of teachers and translators
+)->SummaryTraining:
+    "What the recipe works with."
+    fits, translator = preset.fits.with_(seed=seed), replace(preset.transformer, reads='text')
+    sizes = preset.max_text, preset.max_video, preset.target_text
+    config, language = self.config(preset, **network), source_language(corpus)
+    return SummaryTraining(
+        corpus, config, fits, language, seed, samples, *sizes, translator, out, shared)
 
-    def item_scores(self,
-        folder, # of a finished run
-        line, # a tidy row of it
-    )->pd.Series: # index (id, reference)
-        "The score of each test summary."
-        # a summary may be empty, or read "null"
-        texts = pd.read_csv(Path(folder)/'summaries.csv', keep_default_na=False, dtype=str)
-        values = item_scores(list(texts.summary), list(texts.reference), line.metric)
-        return pd.Series(values, index=pd.MultiIndex.from_frame(texts[['id', 'reference']]))
+# %% ../../nbs/api/62_systems.ipynb #db1134e4
+@patch
+def judge(self:Summarizing,
+    product:VideoSummarizer, # of the training
+    run:SummaryTraining, # finished
+    preset:SummaryPreset, # names the metrics
+    folder, # where the test summaries are kept
+    only=None, # metrics; the preset's by default
+)->tuple: # (`SummaryScores`, split -> lines for `tidy`)
+    "Summarise and score test videos and some training videos."
+    test = summary_scores(product, run, only=only or preset.metrics or None)
+    seen = summary_scores(product, run, 'train', 50, ('rouge1', 'rouge2', 'rougeL'))
+    ids, references = zip(*((r.id, r.summary) for r in test.records))
+    texts = dict(id=ids, reference=references, summary=[s.text for s in test.summaries])
+    with atomic(Path(folder)/'summaries.csv') as p: pd.DataFrame(texts).to_csv(p, index=False)
+    def line(name, value): # 'translation bleu4' ...
+        return dict(task='translation', metric=name.split()[-1], value=value)
+    scores = [line(name, value) for name, value in run.scores.items()]
+    return test, dict(test=test.lines + scores, train=seen.lines)
+
+# %% ../../nbs/api/62_systems.ipynb #75c8059c
+@patch
+def item_scores(self:Summarizing,
+    folder, # of a finished run
+    line, # a tidy row of it
+)->pd.Series: # index (id, reference)
+    "The score of each test summary."
+    # a summary may be empty, or read "null"
+    texts = pd.read_csv(Path(folder)/'summaries.csv', keep_default_na=False, dtype=str)
+    values = item_scores(list(texts.summary), list(texts.reference), line.metric)
+    return pd.Series(values, index=pd.MultiIndex.from_frame(texts[['id', 'reference']]))
 
 # %% ../../nbs/api/62_systems.ipynb #6c9e2706
 class Retrieving(System):
@@ -199,25 +206,10 @@ class Retrieving(System):
         "What of a preset decides the system's numbers."
         common = dict(world=preset.world, rule=preset.rule, alpha=preset.alpha)
         if self.baselines:
-            check(not network, f'{self.name} has no such parameter', 'parameter network', 'leave it out')
+            check(not network, f'{self.name} has no such parameter', 'parameter network',
+                  'leave it out')
             return dict(common, baselines={n: preset.baselines[n] for n in self.baselines})
         return dict(common, network=self.config(preset, **network), training=preset.training)
-
-    def training(self,
-        corpus:MomentCorpus, # from `open`
-        preset:MomentPreset, # sizes
-        seed:int=0, # of weights, dropout and batches
-        consolidation:dict={}, # fields of `Consolidation` to change
-        network:dict={}, # fields of the network's configuration to change
-        data_name:str='', # of the data, in names of folders
-        shared=None, # folder of networks
-    )->MomentTraining:
-        "What the recipe works with."
-        cfg = preset.training
-        cfg = replace(cfg, consolidation=override(cfg.consolidation, **consolidation))
-        search = SearchConfig(preset.rule, preset.alpha, cfg.loss.merge)
-        config, baselines = self.config(preset, **network), preset.baselines
-        return MomentTraining(corpus, config, cfg, search, baselines, seed, data_name, shared)
 
     def folders(self,
         out, # folder of a run; None = memory
@@ -238,32 +230,54 @@ class Retrieving(System):
         trained = training.trained
         return finder_of(trained.networks, training.corpus, trained.search, **provenance)
 
-    def judge(self,
-        product:MomentFinder, # of the training
-        run:MomentTraining, # finished
-        preset:MomentPreset, # sizes
-        folder, # where the ranks of right answers are kept
-        only=None, # counts for summaries alone
-    )->tuple: # (`MomentScores`, split -> lines for `tidy`)
-        "Answer and score all queries."
-        scores = moment_scores(product, run.corpus)
-        ranks = scores.ranks[['language', 'task', 'iou', 'desc_id', 'rank']]
-        with atomic(Path(folder)/'hits.csv') as p: ranks.to_csv(p, index=False)
-        return scores, dict(test=scores.lines)
+# %% ../../nbs/api/62_systems.ipynb #4b58a824
+@patch
+def training(self:Retrieving,
+    corpus:MomentCorpus, # from `open`
+    preset:MomentPreset, # sizes
+    seed:int=0, # of weights, dropout and batches
+    consolidation:dict={}, # fields of `Consolidation` to change
+    network:dict={}, # fields of the network's configuration to change
+    data_name:str='', # of the data, in names of folders
+    shared=None, # folder of networks
+)->MomentTraining:
+    "What the recipe works with."
+    cfg = preset.training
+    cfg = replace(cfg, consolidation=override(cfg.consolidation, **consolidation))
+    search = SearchConfig(preset.rule, preset.alpha, cfg.loss.merge)
+    config, baselines = self.config(preset, **network), preset.baselines
+    return MomentTraining(corpus, config, cfg, search, baselines, seed, data_name, shared)
 
-    def item_scores(self,
-        folder, # of a finished run
-        line, # a tidy row of it
-    )->pd.Series: # index desc_id
-        "Whether each query was answered within k, in percent, averaged over languages."
-        check(line.metric == 'recall' and line.kind == '',
-              f'{line.metric} {line.kind} is no mean over queries', 'metric',
-              "choose one like 'VCMR en R@1 IoU=0.5'")
-        ranks = pd.read_csv(Path(folder)/'hits.csv')
-        iou = ranks.iou.isna() if np.isnan(line.iou) else ranks.iou == line.iou
-        some = ranks[(ranks.task == line.task) & iou]
-        if line.language: some = some[some.language == line.language]
-        return (100. * (some['rank'] <= line.k)).groupby(some.desc_id).mean()
+# %% ../../nbs/api/62_systems.ipynb #7d440853
+@patch
+def judge(self:Retrieving,
+    product:MomentFinder, # of the training
+    run:MomentTraining, # finished
+    preset:MomentPreset, # sizes
+    folder, # where the ranks of right answers are kept
+    only=None, # counts for summaries alone
+)->tuple: # (`MomentScores`, split -> lines for `tidy`)
+    "Answer and score all queries."
+    scores = moment_scores(product, run.corpus)
+    ranks = scores.ranks[['language', 'task', 'iou', 'desc_id', 'rank']]
+    with atomic(Path(folder)/'hits.csv') as p: ranks.to_csv(p, index=False)
+    return scores, dict(test=scores.lines)
+
+# %% ../../nbs/api/62_systems.ipynb #16f0238e
+@patch
+def item_scores(self:Retrieving,
+    folder, # of a finished run
+    line, # a tidy row of it
+)->pd.Series: # index desc_id
+    "Whether each query was answered within k, in percent, averaged over languages."
+    check(line.metric == 'recall' and line.kind == '',
+          f'{line.metric} {line.kind} is no mean over queries', 'metric',
+          "choose one like 'VCMR en R@1 IoU=0.5'")
+    ranks = pd.read_csv(Path(folder)/'hits.csv')
+    iou = ranks.iou.isna() if np.isnan(line.iou) else ranks.iou == line.iou
+    some = ranks[(ranks.task == line.task) & iou]
+    if line.language: some = some[some.language == line.language]
+    return (100. * (some['rank'] <= line.k)).groupby(some.desc_id).mean()
 
 # %% ../../nbs/api/62_systems.ipynb #3cf5cdec
 def source_language(
@@ -337,7 +351,7 @@ def summarizing(
 # %% ../../nbs/api/62_systems.ipynb #1f2df08b
 TEXT, VIDEO, BOTH = 'Pt transcript', 'video', 'Pt transcript + video' # what systems see
 
-# %% ../../nbs/api/62_systems.ipynb #d4d27032
+# %% ../../nbs/api/62_systems.ipynb #eebfaf8e
 GENERAL = [
     summarizing('NCLS', 'MCLS, Table 2', TEXT,
                 'a transformer that reads the transcript', reads='text'),
@@ -425,7 +439,7 @@ AUGMENTED = [
               summaries.ts_v, TEXT, reads='text'),
 ]
 
-# %% ../../nbs/api/62_systems.ipynb #bdca8285
+# %% ../../nbs/api/62_systems.ipynb #23cbfeee
 # arguments of a recipe that distils
 AS_RELEASED = {name: value for name, value in vars(RELEASED).items() if name != 'layers'}
 
@@ -464,7 +478,7 @@ def retrieving(
 # %% ../../nbs/api/62_systems.ipynb #631d351b
 ONE, ALL = 'frames + subtitles, one language', 'frames + subtitles, both languages'
 
-# %% ../../nbs/api/62_systems.ipynb #f8675163
+# %% ../../nbs/api/62_systems.ipynb #0d745a5c
 STREAMS = [
     retrieving('XML', 'C³, Tables 1, 7', ONE,
                'two streams that look at each other, for one language', moments.xml, cross=True),
