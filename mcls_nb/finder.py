@@ -121,7 +121,8 @@ def corpus_of(
             mine = getattr(network.cfg, name, theirs) # some baselines read one of the two
             check(mine == theirs, f'{what} has {theirs} numbers, but the model reads {mine}',
                   corpus.name, 'make the rows as for its training; `mcls doctor` says how')
-    return corpus
+    # as in training, there is room for padding behind a video: filters see it at the video's end
+    return replace(corpus, max_clips=max(corpus.max_clips, finder.max_clips))
 
 # %% ../nbs/api/51_finder.ipynb #a55634bd
 def as_one_split(
