@@ -7,7 +7,8 @@ import pytest
 
 from helpers import refused
 from mcls_nb.features import HOW2_ACTION, FeatureStore
-from mcls_nb.retrieve.data import MomentData, VideoSet, load_mtvr
+from mcls_nb.retrieve.data import MomentData, VideoSet
+from mcls_nb.retrieve.mtvr import load_mtvr
 from mcls_nb.summarize.data import load_how2
 from mcls_nb.videos import ingest as ingesting, pieces
 from mcls_nb.videos.extractors import HashedText, PixelFeatures, extract_video, subtitle_rows

@@ -11,9 +11,9 @@ import torch
 
 from helpers import refused
 from mcls_nb.features import TVR_VIDEO, FeatureContract, FeatureStore
-from mcls_nb.retrieve.data import (TVR_TEXT, H5Features, MomentCorpus, MomentData, Query, VideoSet,
-                                   load_mtvr, query_features, read_annotations, read_durations,
-                                   save_mtvr)
+from mcls_nb.retrieve.data import MomentCorpus, MomentData, Query, VideoSet, query_features
+from mcls_nb.retrieve.mtvr import (
+    TVR_TEXT, H5Features, load_mtvr, read_annotations, read_durations, save_mtvr)
 from mcls_nb.retrieve.spans import RELEASED_SPANS, SpanRule
 
 FIXTURE = Path(__file__).parent/'fixtures'/'mtvr'/'i_misc.npz'

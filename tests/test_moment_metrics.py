@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mcls_nb.core import DataError
-from mcls_nb.retrieve.data import Query, read_annotations, read_durations
+from mcls_nb.retrieve.data import Query
+from mcls_nb.retrieve.mtvr import read_annotations, read_durations
 from mcls_nb.retrieve.spans import RELEASED_SPANS, SpanRule
 from mcls_nb.retrieve.metrics import (best_window, bounds, consistency, evaluate, hits, moment_iou,
     report)

@@ -17,8 +17,8 @@ from mcls_nb.explain import open_moments
 from mcls_nb.papers.runs import Run
 from mcls_nb.papers.scores import read_tidy
 from mcls_nb.retrieve.baselines import MEE, ExCL, ExCLConfig, MEEConfig, max_margin
-from mcls_nb.retrieve.data import (
-    TASKS, MomentCorpus, MomentData, Query, read_annotations, read_durations)
+from mcls_nb.retrieve.data import TASKS, MomentCorpus, MomentData, Query
+from mcls_nb.retrieve.mtvr import read_annotations, read_durations
 from mcls_nb.retrieve.losses import localisation_loss
 from mcls_nb.retrieve.proposals import (EmbedderConfig, MomentEmbedder, WindowData, WindowIndex,
                                         contrast, moment_clips, proposal_recall, rank_windows,

@@ -12,7 +12,8 @@ from mcls_nb.core import DataError
 from mcls_nb.papers.claims import PAPERS
 from mcls_nb.papers.runs import Run
 from mcls_nb.papers.scores import TIDY, moment_limits, named, read_tidy
-from mcls_nb.retrieve.data import Query, load_mtvr, save_mtvr
+from mcls_nb.retrieve.data import Query
+from mcls_nb.retrieve.mtvr import load_mtvr, save_mtvr
 from mcls_nb.retrieve.recipes import judged_on
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,7 +24,8 @@ from ..model_folder import read_config
 from .presets import MOMENTS, SUMMARIES, MomentPreset, SummaryPreset
 from .scores import moment_scores, summary_scores
 from ..retrieve import recipes as moments
-from ..retrieve.data import MomentCorpus, load_mtvr, tv_corpus
+from ..retrieve.data import MomentCorpus, tv_corpus
+from ..retrieve.mtvr import load_mtvr
 from ..retrieve.recipes import MomentTraining, SearchConfig
 from ..summarize import recipes as summaries
 from ..summarize.data import SPLITS, Corpus, load_how2, world_corpus
