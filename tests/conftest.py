@@ -24,7 +24,7 @@ def undisturbed(tmp_path):
 
     In the end it has written, byte for byte, what it writes in peace."""
     def compare(code, blows, files):
-        "`blows`: (pattern, number) of files that are there when one falls; `files`: what is compared."
+        "`blows`: (pattern, number) of files there when one falls; `files`: what is compared."
         def command(name): return [sys.executable, '-c', code, tmp_path/name]
         def there(pattern): return len(list((tmp_path/'b').glob(pattern)))
         quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

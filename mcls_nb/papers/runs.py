@@ -139,14 +139,16 @@ class Run:
         "What the run's system is called in figures."
         return self.system if self.samples is None else f'{self.system} @{self.samples}'
 
-    def open(self): # `Corpus` or `MomentCorpus`
-        "The corpus that the run reads."
-        corpus = self.of.open(self.sizes, self.data, self.smoke)
-        if self.samples is not None:
-            n = len(corpus.splits['train'])
-            check(1 <= self.samples <= n, f'{self.samples} of {n} records cannot be had',
-                  'parameter samples', f'choose 1 to {n}')
-        return corpus
+# %% ../../nbs/api/63_runs.ipynb #bc60c62d
+@patch
+def open(self:Run): # `Corpus` or `MomentCorpus`
+    "The corpus that the run reads."
+    corpus = self.of.open(self.sizes, self.data, self.smoke)
+    if self.samples is not None:
+        n = len(corpus.splits['train'])
+        check(1 <= self.samples <= n, f'{self.samples} of {n} records cannot be had',
+              'parameter samples', f'choose 1 to {n}')
+    return corpus
 
 # %% ../../nbs/api/63_runs.ipynb #7ccfe610
 def given_fields(

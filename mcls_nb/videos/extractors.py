@@ -249,7 +249,8 @@ def _embed(encoder, text, language): # t d; the encoder is the same for all lang
 
 # %% ../../nbs/api/43_extractors.ipynb #8f6e91f2
 VIDEO_EXTRACTORS = { # beginning of a name in a contract -> function(contract) -> extractor
-    'pixels at ': lambda contract: PixelFeatures(contract.span, float(contract.extractor.split()[2]))}
+    'pixels at ': lambda contract: PixelFeatures(
+        contract.span, float(contract.extractor.split()[2]))}
 
 # %% ../../nbs/api/43_extractors.ipynb #9c273f1a
 def extractor_of(
@@ -259,6 +260,7 @@ def extractor_of(
     for name, make in VIDEO_EXTRACTORS.items():
         if contract.extractor.startswith(name):
             extractor = make(contract)
-            if dataclasses.replace(extractor.contract, dtype=contract.dtype) == contract: return extractor
+            same = dataclasses.replace(extractor.contract, dtype=contract.dtype) == contract
+            if same: return extractor
     raise DataError(f'rows of {contract.extractor!r} cannot be made without weights', 'extractor',
                     'make them with that extractor and hand in rows')
