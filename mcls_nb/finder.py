@@ -31,7 +31,8 @@ from .retrieve.scoring import WEIGHTS, video_scores
 from .retrieve.spans import Ranking, temporal_nms
 from .summarizer import local_folder
 from .typed_queries import language_of, query_tokens, text_encoder, text_encoder_values
-from .videos.ingest import OwnVideos, whole
+from .videos.ingest import OwnVideos
+from .videos.tables import whole
 
 # %% ../nbs/api/54_finder.ipynb #8b97d6d4
 def stitch_moments(

@@ -19,6 +19,7 @@ from .core import check, choose
 from .explanation_plots import (
     attention_fig, gate_fig, moment_curve_fig, ranking_fig, share_fig)
 from .panel import Panel, button_row, choice_slider, number_slider, offer, text_box
+from .videos.tables import whole
 
 # %% ../nbs/api/76_widgets.ipynb #af4407f3
 def shaded_html(
@@ -232,7 +233,7 @@ def moment_html(
     player:str='', # address of a video, with {video} for its name; empty = no video
 )->str:
     "What a moment is, what is said in it, and where it is played."
-    (start, end), name = view.span, html.escape(view.video)
+    (start, end), (name, begin) = view.span, whole(view.video) # of a window, where one was cut
     first, last = int(start / view.clip), max(int(np.ceil(end / view.clip)), 1)
     lines = [line for texts in view.texts[first:last] for line in texts.split(' / ') if line]
     spoken = ''.join(f'<div>{html.escape(line)}</div>' for line in dict.fromkeys(lines))
@@ -240,11 +241,12 @@ def moment_html(
     terms = ', '.join(f'{html.escape(k)} {v:+.2f}' for k, v in view.parts.items())
     video = ''
     if player:
-        address = f'{html.escape(player.format(video=view.video))}#t={start:g},{end:g}'
+        file = html.escape(player.format(video=name))
+        address = f'{file}#t={begin + start:g},{begin + end:g}'
         look = 'preload="metadata" style="max-width:100%"'
         video = f'<video controls {look} src="{address}"></video>'
     asked = f'{html.escape(language_name(view.language))} {html.escape(rank)}'
-    head = f'<b>{name}, {start:.1f}–{end:.1f} s</b>, {asked}'
+    head = f'<b>{html.escape(name)}, {begin + start:.1f}–{begin + end:.1f} s</b>, {asked}'
     score = f'<div>logarithm of its score {sum(view.parts.values()):.2f} = {terms}</div>'
     box = 'max-height:8em;overflow:auto;margin:4px 0'
     return f'<div>{head}{score}{video}<div style="{box}"><b>Said in it</b>{spoken}</div></div>'

@@ -12,7 +12,8 @@ from mcls_nb.retrieve.mtvr import load_mtvr
 from mcls_nb.summarize.data import load_how2
 from mcls_nb.videos import ingest as ingesting, pieces
 from mcls_nb.videos.extractors import HashedText, PixelFeatures, extract_video, subtitle_rows
-from mcls_nb.videos.ingest import OwnVideos, ingest, whole, windows
+from mcls_nb.videos.ingest import OwnVideos, ingest, windows
+from mcls_nb.videos.tables import whole
 from mcls_nb.videos.media import read_transcript
 from own_videos import Counting, content, lessons, outcome, srt, video # lessons is a fixture
 

@@ -16,7 +16,8 @@ from mcls_nb.retrieve.recipes import SearchConfig
 from mcls_nb.retrieve.spans import END_RULES, Ranking
 from mcls_nb.summarizer import passages, stitch_summaries
 from mcls_nb.videos.extractors import HashedText, PixelFeatures
-from mcls_nb.videos.ingest import OwnVideos, ingest, whole
+from mcls_nb.videos.ingest import OwnVideos, ingest
+from mcls_nb.videos.tables import whole
 from mcls_nb.videos.media import Cue
 from own_videos import lessons, srt, video
 

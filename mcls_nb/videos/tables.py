@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'FILE_NAMES', 'WINDOW_NAME', 'REQUIRED_COLUMNS', 'Report', 'plain_name', 'did_you_mean', 'file_kind',
-           'name_fault', 'VideoFiles', 'visible_files', 'scan', 'read_fields', 'read_table', 'read_tables', 'video_of',
-           'seconds_of', 'column_languages', 'read_query', 'hashed_splits', 'read_splits']
+           'whole', 'name_fault', 'VideoFiles', 'visible_files', 'scan', 'read_fields', 'read_table', 'read_tables',
+           'video_of', 'seconds_of', 'column_languages', 'read_query', 'hashed_splits', 'read_splits']
 
 # %% ../../nbs/api/44_tables.ipynb #dd93f974
 import contextlib, csv, difflib, json, re, unicodedata
@@ -87,6 +87,14 @@ def file_kind(
 
 # %% ../../nbs/api/44_tables.ipynb #60684a0e
 WINDOW_NAME = re.compile(r'(.+)@(\d+(?:\.\d+)?)') # video, seconds
+
+# %% ../../nbs/api/44_tables.ipynb #f41875f5
+def whole(
+    name:str, # of a video or a window
+)->tuple: # (name of the video, seconds at which the window begins)
+    "What a window is a window of."
+    m = WINDOW_NAME.fullmatch(name)
+    return (m[1], float(m[2])) if m else (name, 0.)
 
 # %% ../../nbs/api/44_tables.ipynb #4bcbff12
 def name_fault(
