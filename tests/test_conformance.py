@@ -257,7 +257,7 @@ DEEP = {'VDF-TS-E2', 'VDF-TS-E3'} # they distil after layers that a small networ
 def tables(tmp_path, **parameters):
     "Rows, lines and verdicts of the notebook of the MCLS paper's tables."
     given = dict(out=str(tmp_path/'runs'), cache=str(ROOT/'results'), jobs=1) | parameters
-    papermill.execute_notebook(ROOT/'nbs'/'run_table_mcls.ipynb', tmp_path/'table.ipynb', given,
+    papermill.execute_notebook(ROOT/'nbs'/'run_table.ipynb', tmp_path/'table.ipynb', given,
                                kernel_name='python3', progress_bar=False)
     name = f'table-mcls-{parameters.get("preset", "small")}'
     files = [tmp_path/'runs'/f'{name}{part}.csv' for part in ('', '-table', '-verdicts')]

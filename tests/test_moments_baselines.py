@@ -315,10 +315,10 @@ def test_killed_and_started_again(undisturbed):
     undisturbed(CODE, blows, ('*/rows.csv', '*/hits.csv'))
 
 def table(tmp_path, **parameters):
-    given = dict(out=str(tmp_path/'runs'), cache=str(ROOT/'results'), jobs=1)
-    papermill.execute_notebook(ROOT/'nbs'/'run_table_mvcmr.ipynb', tmp_path/'table.ipynb',
+    given = dict(paper='C3', out=str(tmp_path/'runs'), cache=str(ROOT/'results'), jobs=1)
+    papermill.execute_notebook(ROOT/'nbs'/'run_table.ipynb', tmp_path/'table.ipynb',
                                given | parameters, kernel_name='python3', progress_bar=False)
-    name = f'table-mvcmr-{parameters.get("preset", "small")}'
+    name = f'table-c3-{parameters.get("preset", "small")}'
     folder = tmp_path/'runs'
     more = [pd.read_csv(folder/f'{name}-{part}.csv') for part in ('table', 'verdicts')]
     return read_tidy(folder/f'{name}.csv'), *more
