@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CONFIG', 'WEIGHTS', 'from_dict', 'field_default', 'as_tuple', 'file_hash', 'check_model_target',
-           'write_model', 'Description', 'read_config', 'refuse_pickles', 'check_file', 'read_vocabs', 'read_weights',
-           'contract_differences', 'needed_contracts', 'fit_doctor']
+           'write_model', 'Description', 'read_description', 'read_config', 'refuse_pickles', 'check_file',
+           'read_vocabs', 'read_weights', 'contract_differences', 'needed_contracts', 'fit_doctor']
 
 # %% ../nbs/api/50_model_folder.ipynb #8166c827
 import dataclasses, hashlib, json
@@ -105,23 +105,33 @@ class Description(dict):
     def __missing__(self, name):
         raise DataError(f'lacks {name!r}', self.where, 'copy the model again')
 
+# %% ../nbs/api/50_model_folder.ipynb #f211dd5b
+def read_description(
+    file, # config.json of a model, or of a run
+)->Description:
+    "What stands in it."
+    def described(values): return Description(values, file)
+    try: found = json.loads(read_text(file), object_hook=described)
+    except ValueError as e:
+        raise DataError(f'is not JSON ({e})', file, 'copy the model again') from None
+    check(isinstance(found, dict), 'describes nothing', file, 'copy the model again')
+    return found
+
 # %% ../nbs/api/50_model_folder.ipynb #0377f2fd
 def read_config(
     folder, # that `write_model` wrote
     *kinds, # what it may be: 'VideoSummarizer', 'MomentFinder'
 )->dict:
     "The description of a model, if the folder holds a whole one."
-    folder, again = Path(folder), 'copy the model again'
+    folder = Path(folder)
     other = 'name a folder that `save_pretrained` wrote'
     check(folder.is_dir(), 'there is no such folder', folder,
           'check the path and the working folder')
     refuse_pickles(folder)
     file = folder/CONFIG
     check(file.is_file(), f'holds no {CONFIG}', folder, other)
-    def described(values): return Description(values, file)
-    try: config = json.loads(read_text(file), object_hook=described)
-    except ValueError as e: raise DataError(f'is not JSON ({e})', file, again) from None
-    made = config.get('made_by') if isinstance(config, dict) else None
+    config = read_description(file)
+    made = config.get('made_by')
     wanted = [f'mcls_nb {kind}' for kind in kinds]
     check(made in wanted, f'describes no {" or ".join(kinds)} of this package', file, other)
     form = config.get('format')
@@ -187,7 +197,7 @@ def needed_contracts(
 )->list: # of (file, what, contract's values)
     "What rows a trained model reads, as far as it says."
     path = Path(path)
-    known = json.loads(read_text(path/CONFIG)) if (path/CONFIG).is_file() else {}
+    known = read_description(path/CONFIG) if (path/CONFIG).is_file() else {}
     if 'files' in known: # a model; a run has a config.json, too
         return [(path, what, c) for what, c in known.get('contracts', {}).items() if c]
     files = [path] if path.is_file() else sorted(path.rglob('best.safetensors'))
