@@ -308,7 +308,7 @@ def test_a_search_is_evaluated_as_it_comes(tmp_path):
     for l in corpus.languages:
         index, path = MomentIndex.build(model, videos, l), tmp_path/f'{l}.json'
         encoded = model.encode_queries(*query_features(corpus, asked, l), l)
-        rankings = index.search(encoded, tasks, own=own)
+        rankings = index.search(encoded, tasks, own=own, rule=SpanRule(), alpha=20., merge='mean')
         answers[l] = dict(video2idx=videos.index, **rankings)
         write_predictions(path, rankings, asked, index.names, l, NAMES)
         table = evaluate(answers[l], asked)

@@ -175,7 +175,8 @@ def load_mtvr(
     subtitles, queries = streams('subtitles'), streams('queries')
     contract = getattr(subtitles[languages[0]], 'contract', None)
     if not names: # queries can only be typed, and are as wide as subtitles
-        queries = {l: AbsentFeatures(q.where, contract and contract.width) for l, q in queries.items()}
+        width = contract and contract.width
+        queries = {l: AbsentFeatures(q.where, width) for l, q in queries.items()}
     video = open_features(folder/MTVR_FILES['video'])
     return MomentCorpus(folder.name, tuple(languages), splits, durations, video, subtitles, queries,
                         rule, max_clips, max_words, embed=embed)

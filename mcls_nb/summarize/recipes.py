@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 
@@ -73,7 +74,7 @@ def data_fingerprint(
 )->list: # plain values
     "What a data set is made of: ids, lengths, words, and the rows of eight of its videos."
     eight = data.records[::-(-len(data) // 8)] # all features may be too many to read
-    rows = [torch.as_tensor(data.features[r.id]).numpy().tobytes() for r in eight]
+    rows = [np.asarray(data.features[r.id]).tobytes() for r in eight]
     blobs = [torch.cat(data.src).numpy().tobytes(), torch.cat(data.tgt).numpy().tobytes(), *rows]
     hashes = [hashlib.sha256(b).hexdigest() for b in blobs]
     return [[r.id for r in data.records], data.lengths.tolist(), hashes]
