@@ -159,6 +159,11 @@ def test_what_carries_the_idea_is_public():
     assert private < .35, f'{private:.0%} of {len(names)} names are private'
 
 @pytest.mark.parametrize('module', MODULES)
+def test_titles_of_rooms_fit_a_page(module):
+    title = MODULES[module].read_text('utf-8').splitlines()[0]
+    assert len(title) <= 100, f'{title}: shorten the quote below the title of its notebook'
+
+@pytest.mark.parametrize('module', MODULES)
 def test_rooms_stay_small(module):
     lines = [line.strip() for line in MODULES[module].read_text('utf-8').splitlines()]
     written = [line for line in lines if line and not line.startswith('# %%')]
