@@ -221,7 +221,7 @@ def _line(x, y, name, texts='', **line): # one curve over the video; `texts` app
         x=x, y=y, mode='lines', name=name, legendgroup=name, line=dict(width=2) | line,
         customdata=texts if len(texts) else None, hovertemplate='%{y:.3f}' + said)
 
-def _score_traces(curves, middle, texts): # 2 l scores of clips, and their mean
+def _curve_traces(curves, middle, texts): # 2 l scores of clips, and their mean
     pairs = zip(STREAMS.items(), curves)
     mean = _line(middle, curves.mean(0), 'mean', texts, color=GREY, width=3)
     return [*(_line(middle, y, name, **look) for (name, look), y in pairs), mean]
@@ -282,7 +282,7 @@ def moment_curve_fig(
     middle = (np.arange(curves.shape[1]) + .5) * clip
     edges = [_line(border, start, 'start', color=PALETTE[2]),
              _line(border + shift * clip, end, 'end', color=PALETTE[3], dash='dash')]
-    rows = {'clip score': _score_traces(curves, middle, texts), 'probability': edges}
+    rows = {'clip score': _curve_traces(curves, middle, texts), 'probability': edges}
     if cosines is not None: rows['cosine'] = _cosine_traces(cosines, middle, texts)
     names = [n for n in ('cosine', 'clip score', 'probability') if n in rows] # from above
     last, height = len(names), 160 + 150 * len(names)

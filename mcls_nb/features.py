@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HOW2_ACTION', 'TVR_VIDEO', 'ROWS', 'OFFSETS', 'INDEX', 'FeatureContract', 'json_fields', 'check_rows', 'open_npy',
-           'FeatureSource', 'FeatureFolder', 'store_hash', 'storable', 'write_store', 'read_index', 'check_ids',
+           'FeatureSource', 'FeatureFolder', 'store_hash', 'storable', 'write_store', 'read_store', 'check_ids',
            'read_offsets', 'StoreFrame', 'read_frame', 'FeatureStore', 'import_npy_dir', 'open_h5', 'read_h5',
            'import_h5', 'check_norms', 'store_faults', 'item_faults', 'doctor']
 
@@ -271,7 +271,7 @@ def write_store(
     (folder/INDEX).write_text(text, encoding='utf-8')
 
 # %% ../nbs/api/02_features.ipynb #1c5baab8
-def read_index(
+def read_store(
     path, # `store.json`
 )->dict:
     "What a store says about itself; another format is a `DataError`."
@@ -343,7 +343,7 @@ def read_frame(
     attempt = functools.partial(_attempt, faults)
     def expect(ok, what, file): attempt(check, ok, what, path/file, _AGAIN)
     contract = ids = None
-    if index := attempt(read_index, path/INDEX):
+    if index := attempt(read_store, path/INDEX):
         contract = attempt(FeatureContract.from_fields, index.get('contract'), path/INDEX)
         ids = attempt(check_ids, index.get('ids'), path/INDEX)
     offsets = attempt(read_offsets, path/OFFSETS)

@@ -17,7 +17,7 @@ from huggingface_hub import ModelHubMixin
 
 from .core import as_dict, check, choose
 from .model_folder import (
-    check_model_target, from_dict, read_config, read_weights, write_model)
+    check_model_target, from_dict, read_config, read_networks, write_model)
 from .moment_view import (
     MomentView, clips_of_span, score_parts, stream_scores, stream_shares, texts_of_clips)
 from .retrieve.baselines import MEE, ExCL, ExCLConfig, MEEConfig
@@ -30,7 +30,7 @@ from .retrieve.recipes import SearchConfig, answer, encode_queries
 from .retrieve.scoring import WEIGHTS, video_scores
 from .retrieve.spans import Ranking, temporal_nms
 from .summarizer import local_folder
-from .typed_queries import language_of, query_tokens, text_encoder, text_encoder_values
+from .typed_queries import language_of, open_encoder, query_tokens, text_encoder_values
 from .videos.ingest import OwnVideos
 from .videos.tables import whole
 
@@ -80,7 +80,7 @@ class MomentFinder(
         self.max_clips, self.max_words = max_clips, max_words
         self.contracts, self.provenance = dict(contracts or {}), dict(provenance or {})
         for network in self.networks.values(): network.eval()
-        self.embed, self.corpus, self.split, self.indices = text_encoder(text), None, None, {}
+        self.embed, self.corpus, self.split, self.indices = open_encoder(text), None, None, {}
 
     languages = property(lambda self: tuple(self.systems), doc='That it can be asked in.')
 
@@ -466,7 +466,7 @@ def from_pretrained(cls:MomentFinder,
         network, cfg = choose(NETWORKS, values['class'], 'network')
         values = {k: v for k, v in values.items() if k != 'class'}
         networks[number] = network(from_dict(cfg, values, folder))
-    read_weights(folder, networks)
+    read_networks(folder, networks)
     systems = {}
     for language, numbers in config['systems'].items():
         asked = tuple(choose(networks, n, 'network') for n in numbers)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'CONFIG', 'WEIGHTS', 'from_dict', 'field_default', 'as_tuple', 'file_hash', 'check_model_target',
            'write_model', 'Description', 'read_description', 'read_config', 'refuse_pickles', 'check_file',
-           'read_vocabs', 'read_weights', 'contract_differences', 'needed_contracts', 'fit_doctor']
+           'read_vocabs', 'read_networks', 'contract_differences', 'needed_contracts', 'fit_doctor']
 
 # %% ../nbs/api/50_model_folder.ipynb #8166c827
 import dataclasses, hashlib, json
@@ -173,7 +173,7 @@ def read_vocabs(
     return Description(vocabs, folder)
 
 # %% ../nbs/api/50_model_folder.ipynb #428ac931
-def read_weights(
+def read_networks(
     folder, # that `write_model` wrote
     networks:dict, # name -> module, freshly made; filled in place
 )->dict: # the same, in evaluation mode

@@ -19,7 +19,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from .core import as_dict, check, choose
 from .features import FeatureContract, check_rows
 from mcls_nb.model_folder import (
-    check_model_target, contract_differences, from_dict, read_config, read_vocabs, read_weights,
+    check_model_target, contract_differences, from_dict, read_config, read_networks, read_vocabs,
     write_model)
 from .summarize.data import Record, SummaryData
 from .summarize.decoding import look, summarize
@@ -268,7 +268,7 @@ def from_pretrained(cls:VideoSummarizer,
     vocabs, made, translator = read_vocabs(folder, config), config.get('translator'), None
     networks = dict(network=network_of(config['network'], folder))
     if made: networks['translator'] = network_of(made['network'], folder)
-    read_weights(folder, networks)
+    read_networks(folder, networks)
     if made:
         words = vocabs['translator-source'], vocabs['translator-target']
         translator = Translator(networks['translator'], words, made['max_text'], made['max_words'])

@@ -12,7 +12,7 @@ from mcls_nb.retrieve.mtvr import load_mtvr
 from mcls_nb.summarize.data import load_how2
 from mcls_nb.videos import ingest as ingesting, pieces
 from mcls_nb.videos.extractors import HashedText, PixelFeatures, extract_video, subtitle_rows
-from mcls_nb.videos.ingest import OwnVideos, ingest, windows
+from mcls_nb.videos.ingest import OwnVideos, cut_windows, ingest
 from mcls_nb.videos.tables import whole
 from mcls_nb.videos.media import read_transcript
 from own_videos import Counting, content, lessons, outcome, srt, video # lessons is a fixture
@@ -347,7 +347,7 @@ def test_a_damaged_end_keeps_its_place(tmp_path):
 
 @pytest.mark.parametrize('n', [1, 9, 10, 11, 16, 17, 22, 23, 100])
 def test_windows_hold_everything(n):
-    found = windows(n, 10, 4)
+    found = cut_windows(n, 10, 4)
     assert found[0][0] == 0 and found[-1][1] == n and all(b - a <= 10 for a, b in found)
     assert all(c == a + 6 and b - c == 4 for (a, b), (c, _) in zip(found, found[1:]))
     assert all(b - a > 4 for a, b in found[1:])

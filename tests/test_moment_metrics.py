@@ -10,7 +10,7 @@ from mcls_nb.retrieve.data import Query
 from mcls_nb.retrieve.mtvr import read_annotations, read_durations
 from mcls_nb.retrieve.spans import RELEASED_SPANS, SpanRule
 from mcls_nb.retrieve.metrics import (best_window, bounds, consistency, evaluate, hits, moment_iou,
-    report)
+    recall_report)
 from mcls_nb.retrieve.predictions import read_predictions, write_predictions
 
 
@@ -68,7 +68,7 @@ def test_official_file_survives_arrays_and_writing(official, tmp_path):
 
 def test_report_says_what_the_script_says(official):
     predictions, truth, metrics = official
-    table = report(dict(en=predictions), truth, n=200)
+    table = recall_report(dict(en=predictions), truth, n=200)
     for task in ('VCMR', 'SVMR', 'VR'):
         ours = table[(table.task == task) & (table.type == 'all')]
         np.testing.assert_allclose(ours.value.round(2), list(metrics[task].values()), atol=1e-9)
@@ -257,7 +257,7 @@ def test_files_say_what_was_answered(asked, tmp_path, suffix):
             assert np.array_equal(written, column[row][there])
 
 def test_report_and_bounds_stand_side_by_side(asked, predictions):
-    table = report(dict(en=predictions, zh=predictions), asked, bounds(asked, DURATIONS))
+    table = recall_report(dict(en=predictions, zh=predictions), asked, bounds(asked, DURATIONS))
     assert list(table.columns) == 'language task iou k type value low high floor ceiling'.split()
     assert len(table) == 2 * 5 * 4 * 4 and not table.drop(columns='iou').isna().any(axis=None)
     assert (table.floor <= table.ceiling + 1e-9).all()
@@ -276,7 +276,7 @@ def test_interval_is_that_of_drawing_videos():
     for q, ok in zip(asked, right):
         lists.append(dict(desc_id=q.id, predictions=[[NAMES[q.video] if ok else 99, 0, 0, 1.]]))
     predictions = dict(video2idx=NAMES | dict(z=99), VR=lists)
-    row = report(dict(en=predictions), asked, ks=(1,), n=20000).iloc[0]
+    row = recall_report(dict(en=predictions), asked, ks=(1,), n=20000).iloc[0]
     by_video = [right[[q.video == v for q in asked]] for v in NAMES]
     recall = lambda videos: 100 * np.concatenate([by_video[v] for v in videos]).mean()
     drawn = [recall(rng.integers(0, 6, 6)) for _ in range(20000)]
@@ -284,7 +284,7 @@ def test_interval_is_that_of_drawing_videos():
 
 def test_one_video_has_no_interval():
     one = [Query(i, 'v0', (1., 5. + i), 'v', dict(en='x')) for i in range(3)]
-    table = report(dict(en=dict(video2idx=NAMES, VR=lists(one, 'VR'))), one)
+    table = recall_report(dict(en=dict(video2idx=NAMES, VR=lists(one, 'VR'))), one)
     assert table.low.isna().all() and table.value.notna().all()
 
 
@@ -314,7 +314,7 @@ def test_a_search_is_evaluated_as_it_comes(tmp_path):
         table = evaluate(answers[l], asked)
         assert table['VR']['r10'] == 100. # six videos in all
         assert evaluate(read_predictions(path), asked) == table
-    table = report(answers, asked, bounds(asked, DURATIONS), n=200)
+    table = recall_report(answers, asked, bounds(asked, DURATIONS), n=200)
     assert (table.value <= table.ceiling + 1e-9).all() and table.value.max() == 100.
     assert consistency(answers['en'], answers['zh'], 6).overlap.between(0, 100).all()
 
@@ -438,7 +438,7 @@ def test_no_query(predictions):
     (dict(ious=(0.,)), 'an IoU of 0.0 is no threshold'), (dict(ious=(50,)), 'an IoU of 50')])
 def test_mistakes_in_options(asked, predictions, options, says):
     with pytest.raises(DataError, match=says): evaluate(predictions, asked, **options)
-    with pytest.raises(DataError, match=says): report(dict(en=predictions), asked, **options)
+    with pytest.raises(DataError, match=says): recall_report(dict(en=predictions), asked, **options)
 
 @pytest.mark.parametrize('content, says', [
     (b'{"video2idx": ', 'not JSON'), (b'\xff\xfe', 'not JSON'), (b'', 'not JSON'),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from mcls_nb.core import DataError
 from mcls_nb.summarize.decoding import beam_search, look
 from mcls_nb.summarize.models import summary_loss
-from mcls_nb.summarize.rnn import ContextAttention, PackedGRU, RNNConfig, convert_reference
+from mcls_nb.summarize.rnn import ContextAttention, PackedGRU, RNNConfig, convert_recurrent
 from mcls_nb.text import EOS, PAD
 from mcls_nb.checkpoints import load_weights, save_checkpoint
 
@@ -70,7 +70,7 @@ def as_released(name):
     cfg = RNNConfig(source_words=c['vocab'], target_words=c['vocab'],
                     d_video=c.get('n_channels', 8), **sizes, **RELEASED[name])
     model = cfg.build().eval()
-    model.load_state_dict(convert_reference(state, cfg)) # strict: nothing is missing or left over
+    model.load_state_dict(convert_recurrent(state, cfg)) # strict: nothing is missing or left over
     return model, batch_of(inputs), out
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS_VERSION', 'KINDS', 'one_at_a_time', 'SUMMARY_SETTINGS', 'MOMENT_SETTINGS', 'known_defaults', 'has_default',
-           'differences', 'all_defaults', 'Run', 'given_fields', 'recipe_values', 'Result', 'main_scores', 'write_rows',
-           'grid', 'rows_of', 'sweep', 'cached', 'setting', 'settings_of', 'run_fields']
+           'changed_fields', 'all_defaults', 'Run', 'given_fields', 'recipe_values', 'Result', 'main_scores',
+           'write_rows', 'grid', 'rows_of', 'sweep', 'cached', 'setting', 'settings_of', 'run_fields']
 
 # %% ../../nbs/api/63_runs.ipynb #486b097c
 import dataclasses, functools, json, re, threading
@@ -49,7 +49,7 @@ def has_default(
     return field.default is not missing or field.default_factory is not missing
 
 # %% ../../nbs/api/63_runs.ipynb #dc1091fd
-def differences(
+def changed_fields(
     cfg, # dataclass, dict, list or plain value, nested at will
 ): # plain values
     "A configuration without what is as it was by default."
@@ -58,10 +58,10 @@ def differences(
         for f in dataclasses.fields(cfg):
             value = getattr(cfg, f.name)
             default = known[f.name] if f.name in known else as_dict(field_default(f))
-            if as_dict(value) != default or not has_default(f): kept[f.name] = differences(value)
+            if as_dict(value) != default or not has_default(f): kept[f.name] = changed_fields(value)
         return kept
-    if isinstance(cfg, dict): return {str(k): differences(v) for k, v in cfg.items()}
-    if isinstance(cfg, (list, tuple)): return [differences(v) for v in cfg]
+    if isinstance(cfg, dict): return {str(k): changed_fields(v) for k, v in cfg.items()}
+    if isinstance(cfg, (list, tuple)): return [changed_fields(v) for v in cfg]
     return as_dict(cfg)
 
 # %% ../../nbs/api/63_runs.ipynb #8c917ae5
@@ -182,7 +182,7 @@ def name(self:Run)->str:
     "The name of the run's folder: what people look for, then a hash of all that decides."
     words = re.findall('[a-z0-9]+', self.system.lower().replace('w/o', 'wo'))
     size = [f'n{self.samples}'] if self.samples else []
-    decides = {k: v for k, v in differences(self.config()).items() if v is not None}
+    decides = {k: v for k, v in changed_fields(self.config()).items() if v is not None}
     about = config_hash(DEFAULTS_VERSION, decides)
     return '-'.join([*words, self.preset, *size, f's{self.seed}', about])
 

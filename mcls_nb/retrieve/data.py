@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 
 from ..batching import length_mask
-from ..core import DataError, check, choose, one_of, stream_seed
+from ..core import check, choose, one_of, stream_seed
 from ..features import check_rows
 from .spans import SpanRule
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INDEX_FIELDS', 'MomentIndex', 'weights_hash', 'contracts_of', 'check_names', 'unit_vectors', 'score_blocks',
            'exact_videos', 'sorted_pairs', 'pair_products', 'edge_probabilities', 'build_lists', 'clip_lists',
-           'stream_hits', 'likely_videos', 'faiss_videos', 'agreement', 'Question', 'check_question', 'localise',
+           'stream_hits', 'likely_videos', 'faiss_videos', 'faiss_recall', 'Question', 'check_question', 'localise',
            'answer_batch', 'index_folder', 'read_index']
 
 # %% ../../nbs/api/36_index.ipynb #7a3cb4c4
@@ -334,7 +334,7 @@ def faiss_videos(
     return score, slots.gather(1, order)
 
 # %% ../../nbs/api/36_index.ipynb #5e1f2c2f
-def agreement(
+def faiss_recall(
     index:MomentIndex,
     ask, # of each stream q d, rows of length 1
     k:int, # videos
@@ -483,7 +483,7 @@ def search(self:MomentIndex,
     found = [answer_batch(self, part, stage) for part in parts]
     rankings = {t: Ranking(*map(np.concatenate, zip(*(f[t] for f in found)))) for t in tasks}
     if stage is likely and tasks != ('SVMR',):
-        share = agreement(self, unit_vectors(queries), max_videos, probe)
+        share = faiss_recall(self, unit_vectors(queries), max_videos, probe)
         for t in set(tasks) - {'SVMR'}: rankings[t].agreement = share
     if nms is not None: rankings = {t: temporal_nms(r, nms, k) for t, r in rankings.items()}
     return rankings[task] if isinstance(task, str) else rankings

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['moment_iou', 'first_rank', 'query_ranks', 'hits', 'evaluate', 'count_spans', 'label_iou', 'chance_of_hit',
            'best_window', 'constant_windows', 'bound_chances', 'bounds', 'agreement', 'consistency',
-           'cluster_intervals', 'report']
+           'cluster_intervals', 'recall_report']
 
 # %% ../../nbs/api/38_moment_metrics.ipynb #1cc18521
 import math
@@ -349,7 +349,7 @@ def _with_bounds(rows, limits): # floor and ceiling for each row
     return rows.merge(floor, 'left', on).merge(ceiling, 'left', on)
 
 # %% ../../nbs/api/38_moment_metrics.ipynb #df2d5634
-def report(
+def recall_report(
     predictions:dict, # language -> predictions
     ground_truth, # official records, or `Query` objects
     limits:pd.DataFrame=None, # of `bounds`; without it floors and ceilings are NaN

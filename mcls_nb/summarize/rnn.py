@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NMTPYTORCH_NAMES', 'VIDEO_ENCODER_NAMES', 'RNNConfig', 'PackedGRU', 'RNNReader', 'Context', 'ContextAttention',
-           'gru_step', 'State', 'RNNMemory', 'RNNWriter', 'init_rnn', 'RNNSummarizer', 'convert_reference']
+           'gru_step', 'State', 'RNNMemory', 'RNNWriter', 'init_rnn', 'RNNSummarizer', 'convert_recurrent']
 
 # %% ../../nbs/api/23_rnn.ipynb #6efa9de6
 from dataclasses import dataclass
@@ -400,7 +400,7 @@ NMTPYTORCH_NAMES = {
 VIDEO_ENCODER_NAMES = {'enc.enc.': 'reader.video.gru.', 'enc.emb.': 'reader.project.'}
 
 # %% ../../nbs/api/23_rnn.ipynb #169079aa
-def convert_reference(
+def convert_recurrent(
     state:dict, # name -> tensor; `enc.` and `dec.` in front of nmtpytorch's names
     cfg:RNNConfig, # of the network that it is for
 )->dict: # name -> tensor, for `load_state_dict`

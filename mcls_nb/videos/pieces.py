@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EARLY_ROWS', 'check_piece', 'piece_times', 'piece_rows', 'Piece', 'read_piece', 'run_pieces', 'join_pieces',
-           'leftovers', 'SourceVideo', 'IngestPlan', 'probe_videos', 'picture_pieces', 'measure', 'make_pictures']
+           'leftovers', 'SourceVideo', 'IngestPlan', 'probe_videos', 'picture_pieces', 'measure_video', 'make_pictures']
 
 # %% ../../nbs/api/45_pieces.ipynb #0429ec69
 import re, warnings
@@ -219,7 +219,7 @@ def picture_pieces(
     return pieces
 
 # %% ../../nbs/api/45_pieces.ipynb #773672dc
-def measure(
+def measure_video(
     video:SourceVideo, # whose `n`, `clip`, `duration` and `notes` are filled in
     plan:IngestPlan,
 )->bool: # whether there are any rows
@@ -246,6 +246,6 @@ def make_pictures(
         path, files = video.paths.video, [f for fs in video.files.values() for f in fs]
         fault = next((faults[f] for f in files if f in faults), None)
         if fault: plan.report.skip(path.name, fault.removeprefix(f'{path}: '))
-        elif not measure(video, plan): plan.report.skip(path.name, 'is too short for a row')
+        elif not measure_video(video, plan): plan.report.skip(path.name, 'is too short for a row')
         else: good[name] = video
     return good
