@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from helpers import refused
 from mcls_nb.retrieve import index as moment_index
 from mcls_nb.retrieve.data import VideoBatch
-from mcls_nb.retrieve.encoders import XMLConfig, from_reference
+from mcls_nb.retrieve.encoders import XMLConfig, xml_from_reference
 from mcls_nb.retrieve.index import MomentIndex, edge_probabilities
 from mcls_nb.retrieve.packing import PACKED_ROWS, allocate
 from mcls_nb.retrieve.scoring import Queries
@@ -149,7 +149,7 @@ def five(x, language):
 def test_index_of_released_weights():
     "Video scores and curves of all pairs, encoded and packed by us."
     cfg = XMLConfig(d_video=24, d_text=20, d=16, heads=2, max_clips=14, max_words=9)
-    model, x = from_reference(arrays('weights_mxml'), cfg), arrays('inputs')
+    model, x = xml_from_reference(arrays('weights_mxml'), cfg), arrays('inputs')
     scores, logits = arrays('d_video_scores'), arrays('e_st_ed')
     for language in cfg.languages:
         index = MomentIndex.build(model, five(x, language), language)

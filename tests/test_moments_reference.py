@@ -15,7 +15,7 @@ from mcls_nb.distill import consolidate
 from mcls_nb.retrieve.c3 import (Consolidation, TeacherScores, consolidation_losses,
                                  localisation_consolidation, retrieval_consolidation,
                                  stream_edges, teacher_scores)
-from mcls_nb.retrieve.encoders import XMLConfig, from_reference
+from mcls_nb.retrieve.encoders import XMLConfig, xml_from_reference
 from mcls_nb.retrieve.losses import (LossConfig, compare, draw_negatives, hinge, localisation_loss,
                                      mxml_losses, neighbours)
 from mcls_nb.retrieve.scoring import Edges, Streams, clip_streams, retrieval_streams
@@ -61,7 +61,7 @@ def batch():
                            span=x['en.st_ed_indices'])
 
 @pytest.fixture
-def model(): return from_reference(load('weights_mxml'), MXML)
+def model(): return xml_from_reference(load('weights_mxml'), MXML)
 
 @pytest.fixture
 def compared(model, batch): return {l: compare(model, batch, l) for l in LANGUAGES}
@@ -69,7 +69,7 @@ def compared(model, batch): return {l: compare(model, batch, l) for l in LANGUAG
 @pytest.fixture
 def crossed(batch):
     "Released XML with cross attention, and the batch as it sees it."
-    model = from_reference(load('weights_xml_cross'), CROSS)
+    model = xml_from_reference(load('weights_xml_cross'), CROSS)
     return model, compare(model, batch, 'en')
 
 def test_labels_are_the_same_in_both_languages():
@@ -245,7 +245,7 @@ def test_gradients_of_all_weights(model, batch, compared):
     sum(mxml_losses(model, batch, compared, negatives=iter(z['neg_indices'])).values()).backward()
     tied = lambda name: name.replace('xml_zh', 'xml_en') # such a gradient is given once
     every = {n: theirs.get(n, theirs.get(tied(n))) for n in load('weights_mxml')}
-    grads = dict(from_reference(every, MXML).named_parameters())
+    grads = dict(xml_from_reference(every, MXML).named_parameters())
     ours = dict(model.named_parameters())
     assert len(ours) == len(theirs) == 114 and ours.keys() == grads.keys()
     largest = lambda x: x.abs().max().item()

@@ -158,6 +158,22 @@ def test_what_carries_the_idea_is_public():
     private = sum(n[0] == '_' for n in names) / len(names)
     assert private < .35, f'{private:.0%} of {len(names)} names are private'
 
+def defined(text):
+    "Public names that a module defines at its top, without methods that are patched onto a class."
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign): nodes = [n for t in node.targets for n in ast.walk(t)]
+        elif any('patch' in ast.dump(d) for d in getattr(node, 'decorator_list', ())): continue
+        else: nodes = [node]
+        names = [getattr(n, 'id', getattr(n, 'name', '_')) for n in nodes]
+        yield from (n for n in names if not n.startswith('_'))
+
+def test_one_name_is_one_thing():
+    rooms = {}
+    for module, path in MODULES.items():
+        for name in set(defined(path.read_text('utf-8'))): rooms.setdefault(name, []).append(module)
+    twice = {name: where for name, where in rooms.items() if len(where) > 1}
+    assert not twice and len(rooms) > 500
+
 @pytest.mark.parametrize('module', MODULES)
 def test_titles_of_rooms_fit_a_page(module):
     title = MODULES[module].read_text('utf-8').splitlines()[0]

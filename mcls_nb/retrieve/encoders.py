@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RELEASED_NAMES', 'XMLConfig', 'InputProjection', 'Positions', 'SelfEncoder', 'CrossEncoder', 'Stream',
-           'ModularAttention', 'XML', 'MXML', 'check_features', 'translate_name', 'from_reference']
+           'ModularAttention', 'XML', 'MXML', 'check_features', 'translate_name', 'xml_from_reference']
 
 # %% ../../nbs/api/32_encoders.ipynb #d2672e6e
 from dataclasses import dataclass
@@ -308,7 +308,7 @@ def translate_name(
     return f'branches.{language}.{name}'
 
 # %% ../../nbs/api/32_encoders.ipynb #3377449a
-def from_reference(
+def xml_from_reference(
     state_dict:dict, # name -> tensor or array, of a released XML or mXML
     cfg:XMLConfig, # its sizes
 )->MXML:
@@ -319,7 +319,7 @@ def from_reference(
     wrong = [n for n in ours if n not in have] + [n for n in have if n not in ours]
     wrong += [n for n in ours if n in have and ours[n].shape != have[n].shape]
     check(not wrong, f'{len(wrong)} weights do not fit, e.g. {(wrong or [""])[0]}',
-          'from_reference',
+          'xml_from_reference',
           'give the configuration of the checkpoint: languages, widths, positions, cross')
     model.load_state_dict(ours)
     return model

@@ -22,7 +22,7 @@ from ..core import DataError, as_dict, atomic, check, choose, config_hash, one_o
 from ..core import read_text, replaceable
 from .data import TASKS
 from .packing import PackedVideos, encode_on_disk, encode_videos, open_part
-from .scoring import WEIGHTS
+from .scoring import STREAM_WEIGHTS
 from .spans import Ranking, SpanRule, fill_up, rank_spans, temporal_nms
 
 # %% ../../nbs/api/36_index.ipynb #ca7959c8
@@ -383,7 +383,7 @@ def check_question(
     for name in ('k', 'max_videos'):
         some = getattr(asked, name)
         check(some >= 1, f'{some} answers are none', f'parameter {name}', 'choose 1 or more')
-    top = abs(asked.alpha) * 2 * choose(WEIGHTS, asked.merge, 'way to merge')
+    top = abs(asked.alpha) * 2 * choose(STREAM_WEIGHTS, asked.merge, 'way to merge')
     large = f'exp({asked.alpha} x score) is too large for float32'
     check(top < 80, large, 'parameter alpha', 'choose 20, or 10 with merge="sum"')
     d, fix = index.parts[0].video.shape[1], 'encode them with the model of the index'
@@ -426,7 +426,7 @@ def answer_batch(
     first, # stage: `exact_videos`, or the like
 )->dict: # task -> columns of a `Ranking`
     "The answers to a few queries, whose tables fit into memory."
-    q, tasks, weight, found = asked.queries, asked.tasks, WEIGHTS[asked.merge], {}
+    q, tasks, weight, found = asked.queries, asked.tasks, STREAM_WEIGHTS[asked.merge], {}
     slots = []
     if tasks != ('SVMR',):
         n = max(asked.k * ('VR' in tasks), asked.max_videos * ('VCMR' in tasks))

@@ -24,7 +24,7 @@ from .encoders import MXML, XMLConfig
 from .index import MomentIndex
 from .losses import LossConfig
 from .metrics import evaluate
-from .scoring import WEIGHTS, Queries
+from .scoring import STREAM_WEIGHTS, Queries
 from .spans import SpanRule
 from ..training import OPTIMIZERS, FitConfig, fit
 
@@ -246,7 +246,7 @@ def system(self:MomentTraining,
 def with_loss(self:MomentTraining, **loss)->MomentTraining: # fields of `LossConfig` to change
     "The same with another loss, and with the search settings that go with it."
     new = override(self.cfg.loss, **loss) # a sum of streams takes half the exponent of a mean
-    alpha = self.search.alpha * WEIGHTS[self.search.merge] / WEIGHTS[new.merge]
+    alpha = self.search.alpha * STREAM_WEIGHTS[self.search.merge] / STREAM_WEIGHTS[new.merge]
     search = replace(self.search, alpha=alpha, merge=new.merge)
     return replace(self, cfg=replace(self.cfg, loss=new), search=search)
 
