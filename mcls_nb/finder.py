@@ -28,7 +28,7 @@ from .retrieve.encoders import MXML, XMLConfig
 from .retrieve.index import MomentIndex
 from .retrieve.proposals import EmbedderConfig, MomentEmbedder
 from .retrieve.recipes import SearchConfig, answer, encode_queries
-from .retrieve.scoring import WEIGHTS, video_scores
+from .retrieve.scoring import STREAM_WEIGHTS, video_scores
 from .retrieve.spans import Ranking, temporal_nms
 from .summarizer import local_folder
 from .typed_queries import language_of, open_encoder, query_tokens, text_encoder_values
@@ -373,7 +373,7 @@ def moment_view(self:MomentFinder,
     network, rule = choose(self.systems, language, 'language'), self.settings.rule
     videos, asked = VideoSet(self.corpus, self.split), self.encoded([query], language)
     batch = videos.collate([videos.index[video]]).to(asked.video.device)
-    weight = WEIGHTS[self.settings.merge]
+    weight = STREAM_WEIGHTS[self.settings.merge]
     scale = self.settings.alpha * weight
     a = stream_scores(network, asked, batch, language, weight)
     p, shift = a.logits.sum(0).softmax(-1), rule.min_clips - rule.band[0] # 2 l
