@@ -252,7 +252,7 @@ def ranked(self:MomentFinder,
     nms, # largest overlap of two answers, or None
 )->tuple: # (`Ranking`, names of whole videos)
     "Answers in one language, about whole videos."
-    wide = k if nms is None else 2 * k
+    wide = k if nms is None else 10 * k # most of the best are neighbours of one moment
     if self.explains:
         index = self.index_of(language)
         how = dict(rule=self.settings.rule, alpha=self.settings.alpha, merge=self.settings.merge)
