@@ -18,7 +18,7 @@ from fastcore.imports import in_ipython
 from fastcore.script import Param, anno_parser
 
 from . import __version__
-from .core import DataError, check, choose, config_hash, run_folder
+from .core import DataError, check, choose, config_hash, kind_name, run_folder
 
 # %% ../nbs/api/80_cli.ipynb #b36f992f
 class Letter(Param):
@@ -336,16 +336,17 @@ def app_values(
     "Parameters of an app as its notebook declares them; one that it does not have is refused."
     from papermill import inspect_notebook
     known, values = inspect_notebook(str(notebook)), {}
+    types = dict(int=int, float=float, bool=bool, str=str)
     truth = lambda text: dict(true=True, false=False)[text.lower()]
     for text in given:
         name, equals, value = text.partition('=')
         check(equals, f'{text!r} has no value', 'parameter', 'write it as name=value')
         declared = choose(known, name, 'parameter')
-        kind, usual = declared['inferred_type_name'], declared['default']
-        try: values[name] = dict(int=int, float=float, bool=truth, str=str)[kind](value)
+        kind = choose(types, declared['inferred_type_name'], f'type of {name}')
+        try: values[name] = (truth if kind is bool else kind)(value)
         except (KeyError, ValueError):
-            raise DataError(f'{value!r} is not a {kind}', f'parameter {name}',
-                            f'the default is {usual}') from None
+            raise DataError(f'{value!r} is not {kind_name(kind)}', f'parameter {name}',
+                            f'the default is {declared["default"]}') from None
     return values
 
 # %% ../nbs/api/80_cli.ipynb #3aa727d3

@@ -152,7 +152,7 @@ WRONG = {
     'data of numbers': (dict(data=3), '3 is not a text'),
     'no data': (dict(data='nowhere'), 'there is no such folder'),
     'unknown field of the world': (dict(world=dict(sigam=1.)), "did you mean 'sigma'?"),
-    'wrong field of the world': (dict(world=dict(sigma='much')), "'much' is not a float"),
+    'wrong field of the world': (dict(world=dict(sigma='much')), "'much' is not a number"),
     'world of letters': (dict(world='sigma'), "'sigma' is not a dict of fields"),
     'unknown field of the network': (dict(network=dict(haeds=4)), "did you mean 'heads'?"),
     'impossible network': (dict(network=dict(heads=5)), '5 heads do not divide a width of 48'),
