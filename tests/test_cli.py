@@ -218,7 +218,8 @@ MISTAKES = [ # what, a part of the sentence
     ('ingest films films/queries.csv', 'queries.csv: exists and is not a dataset, but a file'),
     ('ingest films out --overlap 100', 'windows of 100 clips cannot share 100'),
     ('doctor data --model nowhere', 'nowhere'), ('doctor moments', 'is an index, not features'),
-    ('app moments dada=x', "did you mean 'data'?"), ('app moments epochs=many', 'is not a whole number')]
+    ('app moments dada=x', "did you mean 'data'?"),
+    ('app moments epochs=many', "'many' is not a whole number")]
 
 @pytest.fixture(scope='module')
 def mistaken(films):

@@ -21,7 +21,8 @@ from ..core import atomic, check, choose, config_hash, content_hash, override, t
 from ..features import FeatureStore
 from ..finder import MomentFinder, finder_of
 from ..model_folder import read_config
-from .presets import MOMENTS, SUMMARIES, MomentPreset, SummaryPreset
+from .presets import (
+    MOMENTS, SUMMARIES, MomentPreset, SummaryPreset, later_fields)
 from .scores import moment_scores, summary_scores
 from ..retrieve import recipes as moments
 from ..retrieve.data import MomentCorpus, tv_corpus
@@ -106,7 +107,7 @@ class Summarizing(System):
         names = ('world', 'fits', 'decoding', 'max_text', 'max_video', 'target_text')
         translates = self.recipe in (summaries.pipeline, summaries.translated_pretraining)
         translator = dict(translator=preset.transformer) if translates else {}
-        sizes = {n: getattr(preset, n) for n in names}
+        sizes = {n: getattr(preset, n) for n in names} | later_fields(preset)
         return dict(network=self.config(preset, **network), **sizes, **translator)
 
     def folders(self,
@@ -206,6 +207,7 @@ class Retrieving(System):
     )->dict: # plain values and dataclasses
         "What of a preset decides the system's numbers."
         common = dict(world=preset.world, rule=preset.rule, alpha=preset.alpha)
+        common |= later_fields(preset)
         if self.baselines:
             check(not network, f'{self.name} has no such parameter', 'parameter network',
                   'leave it out')
