@@ -351,6 +351,8 @@ def cached(
     folder='results', # csv files with tidy rows, among others
 )->tuple: # (tidy rows, runs that are not among them)
     "What is known of some runs from files of results."
+    check(Path(folder).is_dir(), 'there is no such folder', folder,
+          'name the one with results, e.g. ../results from nbs, or none to run everything')
     files, frames = sorted(Path(folder).glob('*.csv')), []
     for file in files:
         try: frames.append(read_tidy(file))
