@@ -308,8 +308,9 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
 
 def test_ctrl_c_while_training_and_on_again(tmp_path):
     typed = 'train', 'NCLS', 'model', '--preset', 'tiny', '--epochs', '2000'
+    def listen(): signal.signal(signal.SIGINT, signal.SIG_DFL) # in the background none is heard
     process = subprocess.Popen([*PROGRAM, *typed], cwd=tmp_path, env=ENVIRONMENT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listen)
     begin = time.monotonic()
     kept = lambda: list(tmp_path.glob('model.work/*/train/last.safetensors'))
     while not kept() and process.poll() is None and time.monotonic() - begin < 60: time.sleep(.05)
