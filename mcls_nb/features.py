@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .core import DataError, as_dict, atomic, check, progress, read_text, replaceable
+from .core import (
+    DataError, as_dict, atomic, check, parse_json, progress, read_text, replaceable)
 
 # %% ../nbs/api/02_features.ipynb #225f3b86
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,7 @@ def json_fields(
     where, # file or thing for the message
 )->dict:
     "The named fields of a JSON text."
-    try: fields = json.loads(text)
-    except ValueError as e: raise DataError(f'is not JSON ({e})', where, 'write it again') from None
+    fields = parse_json(text, where, 'write it again')
     check(isinstance(fields, dict), 'is JSON without named fields', where, 'write it again')
     return fields
 

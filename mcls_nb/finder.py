@@ -14,11 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from huggingface_hub import ModelHubMixin
 
 from .core import as_dict, check, choose
-from .model_folder import (
-    check_model_target, from_dict, read_config, read_networks, write_model)
+from .model_folder import KeptModel, from_dict, read_config, read_networks, write_model
 from .moment_view import (
     MomentView, clips_of_span, score_parts, stream_scores, stream_shares, texts_of_clips)
 from .retrieve.baselines import MEE, ExCL, ExCLConfig, MEEConfig
@@ -65,7 +63,7 @@ def networks_of(
 
 # %% ../nbs/api/54_finder.ipynb #e0eeff87
 class MomentFinder(
-    ModelHubMixin, library_name='mcls_nb', tags=['moment-retrieval', 'cross-lingual'],
+    KeptModel, library_name='mcls_nb', tags=['moment-retrieval', 'cross-lingual'],
 ):
     "A trained retrieval system with its search settings."
     def __init__(self,
@@ -430,16 +428,6 @@ def usual_cosines(self:MomentFinder,
 FINDER_NETWORKS = { # class of a network -> it, and the class of its configuration
     'MXML': (MXML, XMLConfig), 'MEE': (MEE, MEEConfig), 'ExCL': (ExCL, ExCLConfig),
     'MomentEmbedder': (MomentEmbedder, EmbedderConfig)}
-
-# %% ../nbs/api/54_finder.ipynb #8180b4d6
-@patch
-def save_pretrained(self:MomentFinder,
-    folder, # to write; one that holds something else is refused
-    **hub, # of `ModelHubMixin.save_pretrained`
-):
-    "Write everything that the model is; an index is kept apart, see `index`."
-    check_model_target(folder, 'MomentFinder')
-    return ModelHubMixin.save_pretrained(self, folder, **hub)
 
 # %% ../nbs/api/54_finder.ipynb #1f0e866c
 @patch

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'CONFIG', 'WEIGHTS', 'from_dict', 'field_default', 'as_tuple', 'file_hash', 'check_model_target',
-           'write_model', 'Description', 'read_description', 'read_config', 'refuse_pickles', 'check_file',
+           'KeptModel', 'write_model', 'Description', 'read_description', 'read_config', 'refuse_pickles', 'check_file',
            'read_vocabs', 'read_networks', 'contract_differences', 'needed_contracts', 'fit_doctor']
 
 # %% ../nbs/api/50_model_folder.ipynb #8166c827
 import dataclasses, hashlib, json
 from pathlib import Path
 
+from huggingface_hub import ModelHubMixin
 from torch import nn
 
 from .checkpoints import load_checkpoint, load_weights, save_checkpoint
-from .core import (
-    DataError, as_dict, atomic, check, choose, read_text, replaceable, run_folder, versions)
+from mcls_nb.core import (
+    DataError, as_dict, atomic, check, choose, parse_json, read_text, replaceable, run_folder,
+    versions)
 from .features import FeatureStore
 from .text import Vocab
 
@@ -73,6 +75,17 @@ def check_model_target(
     "Refuse a folder that holds something else than such a model."
     replaceable(folder, kind, CONFIG, r'README\.md|model\.safetensors|[\w-]+\.vocab')
 
+# %% ../nbs/api/50_model_folder.ipynb #2e7aa4b3
+class KeptModel(ModelHubMixin):
+    "A model that is one folder, here or on a hub."
+    def save_pretrained(self,
+        folder, # to write; one that holds something else is refused
+        **hub, # of `ModelHubMixin.save_pretrained`
+    ):
+        "Write everything that the model is; an index of videos is kept apart."
+        check_model_target(folder, type(self).__name__)
+        return super().save_pretrained(folder, **hub)
+
 # %% ../nbs/api/50_model_folder.ipynb #65062b7e
 def write_model(
     folder, # to write into
@@ -111,10 +124,9 @@ def read_description(
 )->Description:
     "What stands in it."
     def described(values): return Description(values, file)
-    try: found = json.loads(read_text(file), object_hook=described)
-    except ValueError as e:
-        raise DataError(f'is not JSON ({e})', file, 'copy the model again') from None
-    check(isinstance(found, dict), 'describes nothing', file, 'copy the model again')
+    again = 'copy the model again'
+    found = parse_json(read_text(file), file, again, object_hook=described)
+    check(isinstance(found, dict), 'describes nothing', file, again)
     return found
 
 # %% ../nbs/api/50_model_folder.ipynb #0377f2fd

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import snapshot_download
 
 from .core import as_dict, check, choose
 from .features import FeatureContract, check_rows
 from mcls_nb.model_folder import (
-    check_model_target, contract_differences, from_dict, read_config, read_networks, read_vocabs,
+    KeptModel, contract_differences, from_dict, read_config, read_networks, read_vocabs,
     write_model)
 from .summarize.data import Record, SummaryData
 from .summarize.decoding import look, summarize
@@ -74,7 +74,7 @@ class Summary:
 
 # %% ../nbs/api/51_summarizer.ipynb #567cbc99
 class VideoSummarizer(
-    ModelHubMixin, library_name='mcls_nb', tags=['video-summarization', 'cross-lingual'],
+    KeptModel, library_name='mcls_nb', tags=['video-summarization', 'cross-lingual'],
 ):
     "A trained summariser with its words and settings."
     def __init__(self,
@@ -230,16 +230,6 @@ def network_of(
     values = dict(values)
     cls = choose(SUMMARY_NETWORKS, values.pop('class'), 'network')
     return from_dict(cls, values, where).build()
-
-# %% ../nbs/api/51_summarizer.ipynb #b6095deb
-@patch
-def save_pretrained(self:VideoSummarizer,
-    folder, # to write; one that holds something else is refused
-    **hub, # of `ModelHubMixin.save_pretrained`
-):
-    "Write everything that the model is."
-    check_model_target(folder, 'VideoSummarizer')
-    return ModelHubMixin.save_pretrained(self, folder, **hub)
 
 # %% ../nbs/api/51_summarizer.ipynb #66001b3c
 @patch

@@ -173,6 +173,7 @@ def accelerator():
     return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision='no',
                        kwargs_handlers=[late])
 
+# %% ../nbs/api/08_training.ipynb #ee38e64c
 class ModelWithLoss(torch.nn.Module):
     "Model and loss as one module, from a batch to sum and count."
     def __init__(self,

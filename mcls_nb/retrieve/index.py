@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core import DataError, as_dict, atomic, check, choose, config_hash, one_of
-from ..core import read_text, replaceable
+from mcls_nb.core import (
+    DataError, as_dict, atomic, check, choose, config_hash, one_of, parse_json, read_text,
+    replaceable)
 from .data import TASKS
 from .packing import PackedVideos, encode_on_disk, encode_videos, open_part
 from .scoring import STREAM_WEIGHTS
@@ -535,8 +536,7 @@ def read_index(
     path, again = Path(path), 'build the index again'
     file = path/'index.json'
     check(file.is_file(), 'is no index', path, 'build one with MomentIndex.build and save it')
-    try: known = json.loads(read_text(file))
-    except ValueError as e: raise DataError(f'is not JSON ({e})', file, again) from None
+    known = parse_json(read_text(file), file, again)
     due = ('format', 'halo', 'filters', 'hash', 'parts', *INDEX_FIELDS)
     missing = [f for f in due if f not in known] if isinstance(known, dict) else ['format']
     check(not missing, f'lacks {", ".join(missing)}', file, again)

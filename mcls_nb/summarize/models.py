@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MFFG', 'NCLS_BEAVER', 'MT_DENSECAP', 'INITS', 'FAIRSEQ_NAMES', 'BEAVER_NAMES', 'DENSECAP_NAMES', 'GATES',
            'SummarizerConfig', 'Memory', 'Outputs', 'VideoPositions', 'Reader', 'decoder_layer', 'Writer',
-           'init_weights', 'Summarizer', 'summary_loss', 'word_scores', 'rename_parameter', 'split_fusion',
-           'convert_reference', 'from_reference']
+           'init_weights', 'EncoderDecoder', 'Summarizer', 'summary_loss', 'word_scores', 'rename_parameter',
+           'split_fusion', 'convert_reference', 'from_reference']
 
 # %% ../../nbs/api/22_models.ipynb #3fdd4c37
 from dataclasses import dataclass, field
@@ -198,6 +198,7 @@ def states(self:Reader,
     "The raw text stream, before the final norm and before the video."
     return self.encoder.states(self.drop(self.embed(src)), src_mask, layers)
 
+# %% ../../nbs/api/22_models.ipynb #8ae92396
 @patch
 def frames(self:Reader,
     video, # b v d_video
@@ -266,7 +267,7 @@ class Writer(nn.Module):
         self.embed = Embedding(cfg.target_words, cfg.d, cfg.max_text, cfg.style)
         self.layers = nn.ModuleList(decoder_layer(cfg, i) for i in range(cfg.decoder_layers))
         self.norm = cfg.style.norm(cfg.d, 1) if cfg.style.norms == 'pre' else nn.Identity()
-        self.drop = nn.Dropout(cfg.dropout)
+        self.drop, self.smoothing = nn.Dropout(cfg.dropout), cfg.label_smoothing
         self.output = self.bias = None
         bias = 'words' in cfg.style.biases
         if not cfg.tie_output: self.output = nn.Linear(cfg.d, cfg.target_words, bias)
@@ -281,7 +282,8 @@ class Writer(nn.Module):
         "What is known about each next word."
         caches = caches or [None] * len(self.layers)
         begin = 0 if caches[0] is None else caches[0].size
-        out = Outputs(self.drop(self.embed(tgt, offset=begin)), fused=memory.fused)
+        words = self.drop(self.embed(tgt, offset=begin))
+        out = Outputs(words, fused=memory.fused, smoothing=self.smoothing)
         for layer, source, cache in zip(self.layers, memory.sources, caches):
             out.states, at_text, at_video = layer(out.states, source, cache, need_weights)
             if need_weights: out.cross.append(at_text)
@@ -320,8 +322,34 @@ def init_weights(
         nn.init.zeros_(module.weight[0].detach())
     if hasattr(module, 'init_weights'): module.init_weights()
 
+# %% ../../nbs/api/22_models.ipynb #c6b39d41
+class EncoderDecoder(nn.Module):
+    "A summariser of an `encode`, the `caches` of decoding, and a `writer` of states and logits."
+    def decode(self,
+        tgt, # (b n) t ids, the first one end-of-sentence; n sequences share a source
+        memory, # of b sources, from `encode`
+        caches:list=None, # of `caches`: tgt continues what they hold
+        need_weights:bool=False, # also return where the words looked
+    )->Outputs: # logits (b n) t V
+        "What comes after each word of `tgt`."
+        out = self.writer(tgt, memory, caches, need_weights)
+        out.logits = self.writer.logits(out.states) # b t d -> b t V
+        return out
+
+    def forward(self,
+        batch, # with src, src_mask, video, video_mask, tgt_in, tgt_mask
+        real_only:bool=False, # logits n V of the n real target words alone
+        need_weights:bool=False, # also return where the words looked
+    )->Outputs: # logits b t V
+        "Teacher forcing on a batch."
+        sources = batch.src, batch.src_mask, batch.video, batch.video_mask
+        out = self.writer(batch.tgt_in, self.encode(*sources, need_weights), None, need_weights)
+        states = out.states[batch.tgt_mask] if real_only else out.states # b t d -> n d
+        out.logits = self.writer.logits(states)
+        return out
+
 # %% ../../nbs/api/22_models.ipynb #217d6c55
-class Summarizer(nn.Module):
+class Summarizer(EncoderDecoder):
     "Reads a transcript, a video or both and writes a summary (MCLS paper, section 2.2)."
     def __init__(self,
         cfg:SummarizerConfig=SummarizerConfig(), # what it reads, how the video enters, sizes
@@ -357,33 +385,6 @@ def encode(self:Summarizer,
     levels = texts[-len(layers):] if self.cfg.style.levels else texts * len(layers)
     sources = [layer.source(text, mask, video, seen) for layer, text in zip(layers, levels)]
     return Memory(texts[-1], mask, sources, fused)
-
-# %% ../../nbs/api/22_models.ipynb #e8ca1c15
-@patch
-def decode(self:Summarizer,
-    tgt, # (b n) t ids, the first one end-of-sentence; n sequences share a source
-    memory:Memory, # of b sources
-    caches:list=None, # of `caches`: tgt continues what they hold
-    need_weights:bool=False, # also return where the words looked
-)->Outputs: # logits (b n) t V
-    "What comes after each word of `tgt`."
-    out = self.writer(tgt, memory, caches, need_weights)
-    out.logits = self.writer.logits(out.states) # b t d -> b t V
-    return out
-
-@patch
-def forward(self:Summarizer,
-    batch, # with src, src_mask, video, video_mask, tgt_in, tgt_mask
-    real_only:bool=False, # logits n V of the n real target words alone
-    need_weights:bool=False, # also return where the words looked
-)->Outputs: # logits b t V
-    "Teacher forcing on a batch."
-    sources = batch.src, batch.src_mask, batch.video, batch.video_mask
-    out = self.writer(batch.tgt_in, self.encode(*sources, need_weights), None, need_weights)
-    out.smoothing = self.cfg.label_smoothing
-    states = out.states[batch.tgt_mask] if real_only else out.states # b t d -> n d
-    out.logits = self.writer.logits(states)
-    return out
 
 # %% ../../nbs/api/22_models.ipynb #452ede11
 def summary_loss(

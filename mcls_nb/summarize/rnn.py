@@ -19,7 +19,8 @@ from ..attention import KeyValues
 from ..batching import masked_mean
 from ..core import check, one_of
 from .fusion import CrossFusion, HierarchicalFusion
-from .models import GATES, Outputs, convert_reference as convert_gates
+from .models import (
+    GATES, EncoderDecoder, Outputs, convert_reference as convert_gates)
 
 # %% ../../nbs/api/23_rnn.ipynb #f81d73c7
 @dataclass(frozen=True)
@@ -328,7 +329,7 @@ def init_rnn(
         if hasattr(m, 'init_weights'): m.init_weights()
 
 # %% ../../nbs/api/23_rnn.ipynb #a64c73cf
-class RNNSummarizer(nn.Module):
+class RNNSummarizer(EncoderDecoder):
     "Reads a transcript, a video or both with GRUs and writes a summary with another."
     def __init__(self,
         cfg:RNNConfig=RNNConfig(), # what it reads, its sizes
@@ -343,29 +344,6 @@ class RNNSummarizer(nn.Module):
     def caches(self)->list:
         "What decoding word by word remembers."
         return [State()]
-
-    def decode(self,
-        tgt, # (b n) t ids, the first one end-of-sentence; n sequences share a source
-        memory:RNNMemory, # of b sources
-        caches:list=None, # of `caches`: tgt continues where it is
-        need_weights:bool=False, # also return where the words looked
-    )->Outputs: # logits (b n) t V
-        "What comes after each word of `tgt`."
-        out = self.writer(tgt, memory, caches, need_weights)
-        out.logits = self.writer.logits(out.states) # b t d -> b t V
-        return out
-
-    def forward(self,
-        batch, # with src, src_mask, video, video_mask, tgt_in, tgt_mask
-        real_only:bool=False, # logits n V of the n real target words alone
-        need_weights:bool=False, # also return where the words looked
-    )->Outputs: # logits b t V
-        "Teacher forcing on a batch."
-        sources = batch.src, batch.src_mask, batch.video, batch.video_mask
-        out = self.writer(batch.tgt_in, self.encode(*sources, need_weights), None, need_weights)
-        states = out.states[batch.tgt_mask] if real_only else out.states # b t d -> n d
-        out.logits = self.writer.logits(states)
-        return out
 
 # %% ../../nbs/api/23_rnn.ipynb #6aa7f87c
 @patch
