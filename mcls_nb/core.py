@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DataError', 'check', 'choose', 'one_of', 'kind_name', 'override', 'parameters', 'read_text', 'parse_json',
            'read_lines', 'atomic', 'replaceable', 'run_folder', 'lock', 'stream_seed', 'set_seed', 'threads', 'as_dict',
-           'config_hash', 'bytes_hash', 'content_hash', 'versions', 'progress']
+           'config_hash', 'file_hash', 'bytes_hash', 'content_hash', 'versions', 'progress']
 
 # %% ../nbs/api/00_core.ipynb #d19d0262
 import ast, contextlib, dataclasses, difflib, functools, glob, hashlib, json, os, platform, random
@@ -262,17 +262,24 @@ def config_hash(
     text = json.dumps(as_dict(cfgs), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-# %% ../nbs/api/00_core.ipynb #6e0b8399
-@functools.lru_cache(None)
-def bytes_hash(
+# %% ../nbs/api/00_core.ipynb #36aff61d
+def file_hash(
     path, # a file
-    *state, # what is known of the file without reading it; where it differs, the file is read again
 )->str: # 64 hexadecimal digits
     "SHA-256 of what a file holds."
     try:
         with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
     except OSError as e:
         raise DataError(f'cannot be read ({e.strerror})', path, 'make it readable') from None
+
+# %% ../nbs/api/00_core.ipynb #6e0b8399
+@functools.lru_cache(None)
+def bytes_hash(
+    path, # a file
+    *state, # what is known of the file without reading it; where it differs, the file is read again
+)->str: # as `file_hash`
+    "The hash of a file that is read only once in each state."
+    return file_hash(path)
 
 # %% ../nbs/api/00_core.ipynb #a9dc716e
 def content_hash(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import one_hot
 
+from ..batching import moved
 from ..core import check
 from ..distill import consolidate
 from .losses import Compared, LossConfig, compare, mxml_losses, pool_at
@@ -54,10 +55,7 @@ class TeacherScores:
     videos: torch.Tensor # q n, of each query with each video of the batch
     edges: Edges         # q l, logits of starts and ends in each query's own video
 
-    def to(self, device):
-        "The same on another device."
-        edges = Edges(self.edges.start.to(device), self.edges.end.to(device))
-        return TeacherScores(self.videos.to(device), edges)
+    def to(self, device): return moved(self, device)
 
 # %% ../../nbs/api/34_c3.ipynb #33e7a41e
 def check_teacher(
@@ -220,10 +218,7 @@ class ConsolidationBatch:
     teacher: dict = None # language -> `TeacherScores`
     progress: float = 0. # share of the epochs that have passed
 
-    def to(self, device):
-        "The same on another device."
-        teacher = self.teacher and {l: t.to(device) for l, t in self.teacher.items()}
-        return ConsolidationBatch(self.batch.to(device), teacher, self.progress)
+    def to(self, device): return moved(self, device)
 
 # %% ../../nbs/api/34_c3.ipynb #56cd7ba7
 class ConsolidationData:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from ..batching import masked_mean
+from ..batching import masked_mean, moved
 from ..core import check, one_of
 from .data import TASKS, MomentBatch, MomentData, VideoSet, query_features
 from .spans import SpanRule
@@ -75,7 +75,7 @@ class WindowBatch:
     ed: torch.Tensor       # q, the first clip after the moment
     duration: torch.Tensor # m, in clips, seldom a whole number
 
-    def to(self, device): return WindowBatch(*(x.to(device) for x in vars(self).values()))
+    def to(self, device): return moved(self, device)
     def __len__(self): return len(self.batch)
 
     def shares(self,

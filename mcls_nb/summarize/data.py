@@ -8,14 +8,14 @@ __all__ = ['SPLITS', 'HOW2_FILES', 'DICTIONARIES', 'Record', 'Corpus', 'world_co
 
 # %% ../../nbs/api/20_summary_data.ipynb #0fb612a2
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..batching import bucket_batches, pad
+from ..batching import bucket_batches, moved, pad
 from ..core import DataError, check, choose, read_lines
 from ..features import HOW2_ACTION, FeatureContract, FeatureFolder, FeatureStore
 from ..text import EOS, Vocab
@@ -179,10 +179,7 @@ class Batch:
     tgt_out: torch.Tensor     # b t ids, ends with the end of sentence
     tgt_mask: torch.Tensor    # b t
 
-    def to(self, device):
-        "The same on another device."
-        tensors = {k: v for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
-        return replace(self, **{k: v.to(device) for k, v in tensors.items()})
+    def to(self, device): return moved(self, device)
 
 # %% ../../nbs/api/20_summary_data.ipynb #46ae52cf
 def cut(

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..batching import bucket_batches, pad
+from ..batching import bucket_batches, moved, pad
 from ..core import atomic, check, choose, config_hash, one_of, set_seed, stream_seed
 from ..distill import align_pool, kd_sum
 from .data import Corpus, Record, SummaryData
@@ -79,10 +79,7 @@ class DistilBatch:
     target_mask: torch.Tensor # b s, True where there is a state
     summary_words: int        # of the b records, for the released scaling
 
-    def to(self, device):
-        "The same on another device."
-        tensors = {k: v for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
-        return replace(self, **{k: v.to(device) for k, v in tensors.items()})
+    def to(self, device): return moved(self, device)
 
 # %% ../../nbs/api/26_stages.ipynb #d71c880e
 class DistilData:
