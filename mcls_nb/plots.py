@@ -187,7 +187,8 @@ def score_fig(
     fig = make_subplots(1, len(panels), shared_yaxes=True, horizontal_spacing=.04)
     for i, (metric, part) in enumerate(panels):
         fig.add_traces(list(_score_traces(part, at)), 1, i + 1)
-        fig.update_xaxes(title_text=metric, row=1, col=i + 1)
+        name = metric.replace(' IoU', '<br>IoU') # neighbours would touch
+        fig.update_xaxes(title_text=name, row=1, col=i + 1)
     seen = set() # one entry of the legend for all panels
     for trace in fig.data:
         trace.showlegend = bool(trace.name) and trace.name not in seen
