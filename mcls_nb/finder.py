@@ -354,7 +354,7 @@ def explain(self:MomentFinder,
         said = [(start - begin, end - begin, line) for start, end, line in lines]
         views.append(self.moment_view(query, text, name, language, within, said))
     if score is None: return max(views, key=lambda v: v.log_score)
-    return min(views, key=lambda v: abs(v.log_score - np.log(score)))
+    return min(views, key=lambda v: abs(v.log_score - score))
 
 # %% ../nbs/api/54_finder.ipynb #e62a7c1e
 @patch

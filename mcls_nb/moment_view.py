@@ -119,7 +119,7 @@ def clips_of_span(
 )->tuple: # (st, ed)
     "The clips that a span begins and ends with."
     if span is None:
-        _, _, *best = rank_spans(p[:1, None], p[1:, None], None, 1, rule)
+        _, _, *best = rank_spans(p[:1, None].log(), p[1:, None].log(), None, 1, rule)
         st, ed = map(int, best)
     else: st, ed = round(span[0] / rule.clip), round(span[1] / rule.clip) - shift
     n = p.shape[1]

@@ -240,7 +240,8 @@ RELEASED = SpanRule(end_rule='released', min_clips=3, max_clips=5) # 2 <= ed - s
 def test_excl_spans_of_a_video(excl):
     model, x, query, mask = excl
     start, end = x['out.st_prob'][:, None], x['out.ed_prob'][:, None]
-    score, v, st, ed = rank_spans(start, end, None, 20, RELEASED)
+    score, v, st, ed = rank_spans(start.log(), end.log(), None, 20, RELEASED)
+    score = score.exp()
     (lo, hi), gap = RELEASED.band, torch.arange(6) - torch.arange(6)[:, None]
     assert torch.equal((gap >= lo) & (gap <= hi), x['out.min_max_mask_6_2_5'].bool())
     for i in range(3):
@@ -256,11 +257,12 @@ def test_excl_spans_of_the_best_videos_are_clips_in_the_released_code(excl):
     own = [h[position] for h in clips]
     edges = model.edges(query[:1].expand(3, -1), own, mask[position])
     start, end = edges.start.softmax(-1)[None], edges.end.softmax(-1)[None]
-    score, v, st, ed = rank_spans(start, end, external[None, :, 1], 13, RELEASED)
+    weight = 20 * external[None, :, 1]
+    score, v, st, ed = rank_spans(start.log(), end.log(), weight, 13, RELEASED)
     due = x['out.vcmr_pred_clip_units_f64'].numpy()
     found = np.stack([external[v[0], 0], st[0], ed[0]], 1) # clips where seconds are due
     np.testing.assert_array_equal(found, due[:, :3])
-    np.testing.assert_allclose(score[0], due[:, 3], rtol=1e-5)
+    np.testing.assert_allclose(score[0].exp(), due[:, 3], rtol=1e-5)
 
 
 # --- runs

@@ -211,7 +211,8 @@ class Retrieving(System):
         if self.baselines:
             check(not network, f'{self.name} has no such parameter', 'parameter network',
                   'leave it out')
-            return dict(common, baselines={n: preset.baselines[n] for n in self.baselines})
+            chosen = dict(alphas=alphas) if (alphas := preset.training.alphas) else {}
+            return dict(common, **chosen, baselines={n: preset.baselines[n] for n in self.baselines})
         return dict(common, network=self.config(preset, **network), training=preset.training)
 
     def folders(self,

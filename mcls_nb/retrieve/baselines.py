@@ -391,9 +391,9 @@ def search(self:ExCL,
             else:
                 best = slice(i, i + 32), slice(self.cfg.top_videos)
                 among, score = map(torch.as_tensor, (first.video[best], first.score[best]))
-                score = score - score[:, :1]
-            p = self.probabilities(query, clips, mask, among.to(device)).cpu()
-            spans = rank_spans(p[..., 0], p[..., 1], score, k, rule, alpha)
+                score = alpha * score
+            p = self.probabilities(query, clips, mask, among.to(device)).cpu().log()
+            spans = rank_spans(p[..., 0], p[..., 1], score, k, rule)
             parts.append(span_ranking(spans, among, rule))
     return {task: join_rankings(parts) for task, parts in answers.items()}
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INDEX_FIELDS', 'MomentIndex', 'weights_hash', 'contracts_of', 'check_names', 'unit_vectors', 'score_blocks',
-           'exact_videos', 'sorted_pairs', 'pair_products', 'edge_probabilities', 'build_lists', 'clip_lists',
+           'exact_videos', 'sorted_pairs', 'pair_products', 'edge_log_probabilities', 'build_lists', 'clip_lists',
            'stream_hits', 'likely_videos', 'faiss_videos', 'faiss_recall', 'Question', 'check_question', 'localise',
            'answer_batch', 'index_folder', 'read_index']
 
@@ -215,21 +215,22 @@ def pair_products(
         yield i, j, out
 
 # %% ../../nbs/api/36_index.ipynb #8c768f8d
-def edge_probabilities(
+def edge_log_probabilities(
     index:MomentIndex,
     query, # q 2d, both streams
     slots, # q v, positions among the packed videos; -1 where there is none
-): # q v 2 l, 0 where a video or a clip is missing
-    "Probabilities that a moment starts and ends with each clip."
+): # q v 2 l, -inf where a video or a clip is missing
+    "Log-probabilities that a moment starts and ends with each clip."
     at, pair = sorted_pairs(slots)
-    p = torch.zeros(slots.numel(), 2, int(index.lengths[at].max(initial=1)))
+    longest = int(index.lengths[at].max(initial=1))
+    p = torch.full((slots.numel(), 2, longest), -torch.inf)
     half = index.filters.shape[-1] // 2
     for i, j, curve in pair_products(index, 'deep', query, pair // slots.shape[1], at):
         l = curve.shape[1] - half
         single = torch.eye(curve.shape[1])[:, None] # l+halo 1 l+halo
         band = F.conv1d(single, index.filters, padding=half)[..., :l] # l+halo 2 l
         logits = (curve @ band.flatten(1)).view(-1, 2, l)
-        p[:, :, :l].index_copy_(0, pair[i:j], logits.softmax(-1))
+        p[:, :, :l].index_copy_(0, pair[i:j], logits.log_softmax(-1))
     return p.unflatten(0, slots.shape)
 
 # %% ../../nbs/api/36_index.ipynb #d4680e72
@@ -384,9 +385,9 @@ def check_question(
     for name in ('k', 'max_videos'):
         some = getattr(asked, name)
         check(some >= 1, f'{some} answers are none', f'parameter {name}', 'choose 1 or more')
-    top = abs(asked.alpha) * 2 * choose(STREAM_WEIGHTS, asked.merge, 'way to merge')
-    large = f'exp({asked.alpha} x score) is too large for float32'
-    check(top < 80, large, 'parameter alpha', 'choose 20, or 10 with merge="sum"')
+    choose(STREAM_WEIGHTS, asked.merge, 'way to merge')
+    wrong, fix = f'{asked.alpha} is no weight', 'choose 20, or 10 with merge="sum"'
+    check(0 < asked.alpha < np.inf, wrong, 'parameter alpha', fix)
     d, fix = index.parts[0].video.shape[1], 'encode them with the model of the index'
     for x in (q.video, q.sub, q.video_clip, q.sub_clip):
         check(x.shape[-1] == d, f'have width {x.shape[-1]} instead of {d}', 'queries', fix)
@@ -406,15 +407,16 @@ def check_question(
 def localise(
     index:MomentIndex,
     asked:Question, # q queries
-    p, # q v 2 l, from `edge_probabilities`
+    p, # q v 2 l, from `edge_log_probabilities`
     slots, # q v, the videos
-    score=None, # q v, theirs; None where the video is given
+    weight=None, # q v, what is added for each; None where the video is given
 )->tuple: # video, start, end, score: q k each
     "The best spans as columns of a `Ranking`."
     found = []
     for i in range(0, len(p), 64): # tables of 64 queries stay in the cache
-        (p_st, p_ed), weight = p[i:i + 64].unbind(2), None if score is None else score[i:i + 64]
-        found.append(rank_spans(p_st, p_ed, weight, asked.k, asked.rule, asked.alpha))
+        some, edges = slice(i, i + 64), p[i:i + 64].unbind(2)
+        video = None if weight is None else weight[some]
+        found.append(rank_spans(*edges, video, asked.k, asked.rule))
     score, v, st, ed = (torch.cat(x) for x in zip(*found))
     none, (start, end) = (v < 0).numpy(), asked.rule.seconds(st.numpy(), ed.numpy())
     video = np.where(none, -1, index.numbers[slots.gather(1, v.clamp(min=0)).numpy()])
@@ -432,17 +434,17 @@ def answer_batch(
     if tasks != ('SVMR',):
         n = max(asked.k * ('VR' in tasks), asked.max_videos * ('VCMR' in tasks))
         score, at = first(index, unit_vectors(q), min(len(index), n))
-        score = weight * score # q n
+        score = asked.alpha * weight * score # q n
     if 'VR' in tasks:
         numbers = torch.from_numpy(index.numbers)[at]
-        s, v = fill_up(asked.k, (asked.alpha * score).exp(), numbers)
+        s, v = fill_up(asked.k, score, numbers)
         whole = np.where(v < 0, np.nan, 0.)
         found['VR'] = v.numpy(), whole, whole.copy(), s.numpy()
     if 'VCMR' in tasks: slots.append(at[:, :asked.max_videos])
     if 'SVMR' in tasks: slots.append(asked.own[:, None])
     if not slots: return found
     both = weight * torch.cat([q.video_clip, q.sub_clip], -1)
-    p = edge_probabilities(index, both, torch.cat(slots, 1)) # q v 2 l
+    p = edge_log_probabilities(index, both, torch.cat(slots, 1)) # q v 2 l
     if 'VCMR' in tasks:
         v = slots[0].shape[1]
         found['VCMR'] = localise(index, asked, p[:, :v], slots[0], score[:, :v])

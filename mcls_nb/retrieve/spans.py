@@ -120,33 +120,32 @@ def fill_up(
     score, # q c, the best first
     *positions, # q c each
 )->tuple: # (score, *positions), q k each
-    "Cut or fill up to k columns; an answer without a positive score is none."
-    none, missing = score[:, :k] <= 0, (0, max(0, k - score.shape[1]))
+    "Cut or fill up to k columns; an answer whose score is minus infinity is none."
+    none, missing = score[:, :k] == -torch.inf, (0, max(0, k - score.shape[1]))
     def filled(x, value): return F.pad(x[:, :k].masked_fill(none, value), missing, value=value)
     return filled(score, torch.nan), *(filled(x, -1) for x in positions)
 
 # %% ../../nbs/api/28_spans.ipynb #99eedf79
 def rank_spans(
-    p_st, # q v l, probability that the moment starts here, 0 where a video has no clip
-    p_ed, # q v l, probability that it ends here
-    video_score=None, # q v; None where the video is given
+    start, # q v l, log-probability that the moment starts here, -inf where a video has no clip
+    end, # q v l, log-probability that it ends here
+    video=None, # q v, what is added for a video: alpha S; None where the video is given
     k:int=100, # spans to return
     rule:SpanRule=SpanRule(), # which spans are legal
-    alpha:float=20., # how much the video's score weighs
 )->tuple: # (score, v, st, ed), each q k: best first, nan and -1 where there are fewer
-    "The best spans of v videos for each query; spans of probability 0 do not count."
-    (q, v, l), (lo, hi) = p_st.shape, rule.band
-    start = p_st if video_score is None else p_st * (alpha * video_score).exp()[..., None]
-    ends = F.pad(p_ed, (0, hi)) # q v l+hi
-    best = start * window_max(ends[..., lo:], hi - lo + 1) # a above
+    "The best spans of v videos for each query, by the logarithm; impossible ones do not count."
+    (q, v, l), (lo, hi) = start.shape, rule.band
+    if video is not None: start = start + video[..., None]
+    ends = F.pad(end, (0, hi), value=-torch.inf) # q v l+hi
+    best = start + window_max(ends[..., lo:], hi - lo + 1) # a above
     first = best.flatten(1).topk(min(k, v * l)).indices # q v l -> q k
-    video, st = first // l, first % l
+    which, st = first // l, first % l
     ed = st[..., None] + torch.arange(lo, hi + 1, device=st.device) # q k e
-    p_end = ends.flatten(1).gather(1, (video[..., None] * (l + hi) + ed).flatten(1)).view_as(ed)
-    score = start.flatten(1).gather(1, first)[..., None] * p_end # q k e
+    last = ends.flatten(1).gather(1, (which[..., None] * (l + hi) + ed).flatten(1)).view_as(ed)
+    score = start.flatten(1).gather(1, first)[..., None] + last # q k e
     score, at = score.flatten(1).topk(min(k, ed[0].numel())) # q k e -> q k
     def pick(x): return x.gather(1, at // (hi - lo + 1))
-    return fill_up(k, score, pick(video), pick(st), ed.flatten(1).gather(1, at))
+    return fill_up(k, score, pick(which), pick(st), ed.flatten(1).gather(1, at))
 
 # %% ../../nbs/api/28_spans.ipynb #ac508fdd
 @dataclass
@@ -155,7 +154,7 @@ class Ranking:
     video:np.ndarray # q k, position among the names of the index
     start:np.ndarray # q k, seconds; 0 in a ranking of whole videos
     end:np.ndarray # q k, seconds; 0 in a ranking of whole videos
-    score:np.ndarray # q k
+    score:np.ndarray # q k, logarithm of what the released code calls the score
     agreement:float=None # with FAISS: share of the exact best videos found, on a sample of queries
     def __len__(self): return len(self.video)
 
