@@ -111,7 +111,8 @@ def train_command(
       mcls train VDF summarizer --data data --epochs 100
     """
     from mcls_nb.model_folder import check_model_target
-    from mcls_nb.papers.systems import SYSTEMS, Summarizing, train
+    from mcls_nb.papers.kinds import Summarizing
+    from mcls_nb.papers.systems import SYSTEMS, train
     writes = isinstance(choose(SYSTEMS, system, 'system'), Summarizing)
     check_model_target(out, 'VideoSummarizer' if writes else 'MomentFinder')
     with work_folder(out, system, data, preset, seed, epochs) as work:

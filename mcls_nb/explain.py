@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from .core import check, choose
 from .finder import MomentFinder
 from .papers.runs import Run
-from .papers.systems import SYSTEMS, Retrieving, Summarizing
+from .papers.kinds import Retrieving, Summarizing
+from .papers.systems import SYSTEMS
 from .retrieve.recipes import judged_on
 from .summarizer import VideoSummarizer
 

@@ -25,7 +25,8 @@ from .papers.claims import verdict
 from .papers.presets import MOMENTS, MomentPreset, SummaryPreset
 from .papers.runs import Run
 from .papers.scores import metric_name, named, summary_scores, tidy
-from .papers.systems import SYSTEMS, Summarizing, transformer
+from .papers.kinds import Summarizing
+from .papers.systems import SYSTEMS, transformer
 from .retrieve.data import VideoSet, tv_corpus
 from .retrieve.metrics import best_window, moment_iou
 from .retrieve.recipes import MomentTraining

@@ -414,9 +414,8 @@ def localise(
     "The best spans as columns of a `Ranking`."
     found = []
     for i in range(0, len(p), 64): # tables of 64 queries stay in the cache
-        some, edges = slice(i, i + 64), p[i:i + 64].unbind(2)
-        video = None if weight is None else weight[some]
-        found.append(rank_spans(*edges, video, asked.k, asked.rule))
+        video = None if weight is None else weight[i:i + 64]
+        found.append(rank_spans(*p[i:i + 64].unbind(2), video, asked.k, asked.rule))
     score, v, st, ed = (torch.cat(x) for x in zip(*found))
     none, (start, end) = (v < 0).numpy(), asked.rule.seconds(st.numpy(), ed.numpy())
     video = np.where(none, -1, index.numbers[slots.gather(1, v.clamp(min=0)).numpy()])
