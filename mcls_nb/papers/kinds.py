@@ -55,11 +55,14 @@ class System:
 
     def content(self,
         data:str, # folder; '' for a generated world
-    )->str: # '' for a generated world
-        "A hash of the files that the system reads."
+        drawn:int=0, # which world of its kind
+    )->str: # '' for the first generated world
+        "A hash of the files that the system reads, or which of the generated worlds it is."
         there = not data or Path(data).is_dir()
         check(there, 'there is no such folder', data, 'check the path and the working folder')
-        return content_hash(data, *self.reads) if data else ''
+        check(not (data and drawn), 'real data is there once', 'parameter drawn', 'leave it out')
+        if data: return content_hash(data, *self.reads)
+        return f'world {drawn}' if drawn else ''
 
     def follow(self,
         corpus, # `Corpus` or `MomentCorpus`
@@ -84,10 +87,11 @@ class Summarizing(System):
         preset:SummaryPreset, # whose world is generated
         data:str='', # folder in How2's layout instead
         smoke:bool=False, # 16 records a split are enough
+        drawn:int=0, # which world of its kind is generated
     )->Corpus:
         "What the system reads."
         if data: corpus = load_how2(data)
-        else: corpus = world_corpus(How2World(preset.world, 0), 'generated world')
+        else: corpus = world_corpus(How2World(preset.world, drawn), 'generated world')
         few = {split: records[:16] for split, records in corpus.splits.items()}
         return replace(corpus, splits=few) if smoke else corpus
 
@@ -187,9 +191,10 @@ class Retrieving(System):
         preset:MomentPreset, # whose world is generated
         data:str='', # folder in mTVR's layout instead
         smoke:bool=False, # twelve videos a split are enough
+        drawn:int=0, # which world of its kind is generated
     )->MomentCorpus:
         "What the system reads."
-        corpus = open_mtvr(data) if data else tv_corpus(TVWorld(preset.world, 0))
+        corpus = open_mtvr(data) if data else tv_corpus(TVWorld(preset.world, drawn))
         corpus = replace(corpus, rule=preset.rule)
         return first_videos(corpus, 12) if smoke else corpus
 

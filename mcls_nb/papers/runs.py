@@ -97,6 +97,7 @@ class Run:
     epochs: int = None     # of the main training; of the preset by default
     use: str = None        # 'best' weights on validation, or 'last'; of the preset by default
     smoke: bool = False    # one epoch everywhere on a few records
+    drawn: int = 0         # which world of the preset's kind is generated
     # fields that differ from the preset's: of the world, of `Consolidation`, of `SpanRule`,
     # of the network's configuration
     world: dict = field(default=None, hash=False)
@@ -113,8 +114,9 @@ class Run:
         self.of.preset(self.preset) # both are there
         check(self.epochs is None or self.epochs >= 1, f'{self.epochs} epochs are none',
               'parameter epochs', 'train for at least one')
-        check(self.seed >= 0, f'{self.seed} is no seed', 'parameter seed',
-              'choose 0 or a larger whole number')
+        for name in ('seed', 'drawn'):
+            value, fix = getattr(self, name), 'choose 0 or a larger whole number'
+            check(value >= 0, f'{value} is no seed', f'parameter {name}', fix)
         for name in ('samples', 'use', 'consolidation', 'rule'):
             given = getattr(self, name) is not None
             check(not given or name in self.of.options, f'{self.system} has no such parameter',
@@ -143,7 +145,7 @@ class Run:
 @patch
 def open(self:Run): # `Corpus` or `MomentCorpus`
     "The corpus that the run reads."
-    corpus = self.of.open(self.sizes, self.data, self.smoke)
+    corpus = self.of.open(self.sizes, self.data, self.smoke, self.drawn)
     if self.samples is not None:
         n = len(corpus.splits['train'])
         check(1 <= self.samples <= n, f'{self.samples} of {n} records cannot be had',
@@ -171,8 +173,8 @@ def recipe_values(
 def config(self:Run)->dict: # dataclasses and plain values
     "Everything that decides the run's numbers."
     own = {n: getattr(self, n) for n in ('seed', 'samples', 'smoke', 'consolidation')}
-    content = self.of.content(self.data) # raises for what is not there
-    if self.data: own['data'] = content
+    content = self.of.content(self.data, self.drawn) # raises for what is not there
+    if content: own['data'] = content
     sizes = self.of.decides(self.sizes, self.network or {})
     return dict(recipe=recipe_values(self.of.recipe), **sizes, **own)
 
@@ -212,9 +214,10 @@ def tidy(self:Run,
 )->pd.DataFrame:
     "Numbers of the run as tidy rows."
     changes = ', '.join(f'{k} {v}' for k, v in (self.world or {}).items())
-    world = Path(self.data).name if self.data else changes or 'generated'
+    drawn = f'world {self.drawn}' if self.drawn else ''
+    world = Path(self.data).name if self.data else ', '.join(filter(None, (drawn, changes)))
     same = dict(system=self.system, samples=self.samples, preset=self.preset, seed=self.seed)
-    return scores_tidy(lines, run=self.name, world=world, split=split, **same)
+    return scores_tidy(lines, run=self.name, world=world or 'generated', split=split, **same)
 
 # %% ../../nbs/api/64_runs.ipynb #ed0cc398
 @patch
@@ -223,7 +226,7 @@ def train(self:Run,
 )->tuple: # (`VideoSummarizer` or `MomentFinder`, `SummaryTraining` or `MomentTraining`)
     "Train or go on training; what was trained is read."
     sizes, corpus, system = self.sizes, self.open(), self.of
-    content = system.content(self.data)
+    content = system.content(self.data, self.drawn)
     folder = run_folder(Path(out)/self.name)
     text = json.dumps(self.described(), indent=1)
     with atomic(folder/'config.json') as p: p.write_text(text, encoding='utf-8')

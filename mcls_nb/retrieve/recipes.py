@@ -123,8 +123,8 @@ def validation_recalls(
     asked = {l: asking(s, corpus, 'val', l) for l, s in systems.items()}
     def mean(task, search):
         found = [ask(search, (task,), 1) for ask in asked.values()]
-        tables = [evaluate(f, corpus.splits['val'], ks=(1,)) for f in found]
-        values = [v for t in tables for v in t.get(task, {}).values()]
+        tables = [evaluate(f, corpus.splits['val'], ks=(1,)) for f in found if task in f]
+        values = [v for t in tables for v in t[task].values()]
         return float(np.mean(values)) if values else None
     found = {task: mean(task, search) for task in TASKS if not alphas or task != 'VCMR'}
     if alphas:
