@@ -409,9 +409,10 @@ class Grounding(Summarizing):
     "A system that writes recaps, with mXML, which finds moments in the same videos."
     presets, options = GROUNDINGS, ()
 
-    def open(self, preset, data:str='', smoke:bool=False)->tuple: # (Corpus, MomentCorpus)
+    def open(self, preset, data:str='', smoke:bool=False, drawn:int=0,
+    )->tuple: # (Corpus, MomentCorpus)
         "Both corpora, of the same videos; a smoke run has few by its preset."
-        texts, films = recap_corpora(TVWorld(preset.world, 0))
+        texts, films = recap_corpora(TVWorld(preset.world, drawn))
         return texts, replace(films, rule=preset.moments.rule)
 
     def decides(self, preset, network={})->dict: # plain values and dataclasses

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['VERDICT', 'SCORES', 'MCLS_TABLES_2_3', 'MCLS_TABLES_4_5', 'MCLS', 'LAYERS', 'VCMR_1', 'VCMR_10', 'SVMR_1', 'VR_1_5',
-           'STAGED', 'C3_TEST', 'C3_VAL', 'TVR_VAL', 'TVR_TEST', 'PAPERS', 'PUBLICATIONS', 'comparable', 'means',
-           'verdict_word', 'verdict', 'verdicts', 'item_difference', 'item_differences', 'Paper', 'paper_table',
-           'paper_claims', 'numbers_of', 'pairs', 'best_layer', 'recall_names', 'tvr_paper', 'Publication',
-           'all_recalls', 'systems_of', 'claimed_pairs', 'for_tables', 'write_beside']
+           'STAGED', 'C3_TEST', 'C3_VAL', 'TVR_VAL', 'TVR_TEST', 'PAPERS', 'PUBLICATIONS', 'comparable',
+           'mean_interval', 'means', 'verdict_word', 'verdict', 'verdicts', 'corrected', 'item_difference',
+           'item_differences', 'Paper', 'paper_table', 'paper_claims', 'numbers_of', 'pairs', 'best_layer',
+           'recall_names', 'tvr_paper', 'Publication', 'all_recalls', 'systems_of', 'claimed_pairs', 'for_tables',
+           'write_beside']
 
 # %% ../../nbs/api/65_claims.ipynb #c3ca29a9
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import pandas as pd
 
 from ..core import check, choose, one_of
 from .scores import KS, listed, named
-from ..statistics import paired_bootstrap, seed_interval
+from ..statistics import (
+    holm, paired_bootstrap, seed_interval, seed_p, world_bootstrap)
 from ..summarize.metrics import DIALECTS
 
 # %% ../../nbs/api/65_claims.ipynb #d208f22f
@@ -30,10 +32,19 @@ def comparable(
     check(len(presets) <= 1, f'there are runs of the presets {", ".join(presets)}', 'rows',
           'compare within one')
     rows = named(rows)
-    twice = rows[rows.duplicated(['label', 'seed', 'split', 'name'])]
+    twice = rows[rows.duplicated(['label', 'world', 'seed', 'split', 'name'])]
     first = [f'{row.label!r} was run twice with seed {row.seed}' for row in twice[:1].itertuples()]
     check(not first, ''.join(first), 'rows', 'keep the rows of one configuration')
     return rows
+
+# %% ../../nbs/api/65_claims.ipynb #db0c4ada
+def mean_interval(
+    values:pd.Series, # a number of each run; index (world, seed)
+)->tuple: # mean, low, high, p
+    "A mean over seeds, or over worlds and seeds, and how likely it is zero."
+    worlds = values.index.get_level_values('world')
+    if worlds.nunique() > 1: return world_bootstrap(values, worlds)
+    return *seed_interval(values), seed_p(values)
 
 # %% ../../nbs/api/65_claims.ipynb #66401aab
 def means(
@@ -41,12 +52,12 @@ def means(
     metrics, # names of numbers
     split:str='test', # that was scored
 )->pd.DataFrame: # system, metric, seeds, value, low, high
-    "Mean and interval over seeds, for each system and metric."
+    "Mean and interval over seeds, or over worlds and seeds, for each system and metric."
     rows, lines = named(rows), []
     part = rows[(rows.split == split) & rows.name.isin(list(metrics))]
     for (system, metric), group in part.groupby(['label', 'name'], sort=False):
-        value, low, high = seed_interval(group.value)
-        about = dict(system=system, metric=metric, seeds=group.seed.nunique())
+        value, low, high, _ = mean_interval(group.set_index(['world', 'seed']).value)
+        about = dict(system=system, metric=metric, seeds=len(group))
         lines.append(dict(about, value=value, low=low, high=high))
     return pd.DataFrame(lines, columns=['system', 'metric', 'seeds', 'value', 'low', 'high'])
 
@@ -59,7 +70,7 @@ def verdict_word(
     return 'holds' if low > 0 else 'does not hold' if high < 0 else 'undecided'
 
 # %% ../../nbs/api/65_claims.ipynb #a50b5b8f
-VERDICT = ('claim', 'metric', 'seeds', 'difference', 'low', 'high', 'verdict') # columns
+VERDICT = 'claim', 'metric', 'seeds', 'difference', 'low', 'high', 'p', 'verdict' # columns
 
 # %% ../../nbs/api/65_claims.ipynb #38f21e81
 def verdict(
@@ -68,19 +79,19 @@ def verdict(
     worse:str, # another
     metric:str, # name of a number of which more is better
     split:str='test', # where
-)->dict: # claim, metric, seeds, difference, low, high, verdict
-    "Whether `better` beats `worse`, over the seeds that both were run with."
+)->dict: # claim, metric, seeds (runs of each), difference, low, high, p, verdict
+    "Whether `better` beats `worse`, over the seeds and worlds that both were run with."
     rows = named(rows)
     one_of(metric, rows.name.unique(), 'metric')
     part = rows[(rows.split == split) & (rows.name == metric)]
-    part = part.pivot(index='seed', columns='label', values='value')
+    part = part.pivot(index=['world', 'seed'], columns='label', values='value')
     for system in (better, worse): one_of(system, part.columns, f'system with {metric}')
     differences = (part[better] - part[worse]).dropna()
     check(len(differences), f'{better} and {worse} share no seed', 'verdict',
           'run both with the same seeds')
-    mean, low, high = seed_interval(differences)
+    mean, low, high, p = mean_interval(differences)
     return dict(claim=f'{better} > {worse}', metric=metric, seeds=len(differences),
-                difference=mean, low=low, high=high, verdict=verdict_word(low, high))
+                difference=mean, low=low, high=high, p=p, verdict=verdict_word(low, high))
 
 # %% ../../nbs/api/65_claims.ipynb #65883c74
 def verdicts(
@@ -88,7 +99,7 @@ def verdicts(
     pairs, # of (better, worse)
     metrics, # names of numbers of which more is better
     split:str='test', # where
-)->pd.DataFrame: # claim, metric, seeds, difference, low, high, verdict
+)->pd.DataFrame: # columns `VERDICT`
     "The verdict on each pair, in each metric that both were measured in."
     part = named(rows[rows.split == split])
     measured = {label: set(group.name) for label, group in part.groupby('label')}
@@ -96,6 +107,15 @@ def verdicts(
     asked = [(a, b, m) for a, b in pairs for m in metrics if has(a, m) and has(b, m)]
     lines = [verdict(rows, a, b, m, split) for a, b, m in asked]
     return pd.DataFrame(lines, columns=VERDICT)
+
+# %% ../../nbs/api/65_claims.ipynb #f6a5a0a9
+def corrected(
+    found:pd.DataFrame, # verdicts on all that was asked, with `p`
+)->pd.DataFrame: # the same with two columns more: p_holm, corrected
+    "Verdicts that hold also when one counts how many were asked."
+    p = holm(found.p)
+    word = np.where((p >= .05) & (found.verdict != 'not run'), 'undecided', found.verdict)
+    return found.assign(p_holm=p, corrected=word)
 
 # %% ../../nbs/api/65_claims.ipynb #53aa09ac
 def item_difference(
@@ -175,7 +195,7 @@ def paper_claims(
     rows:pd.DataFrame, # tidy
     metrics=None, # of which more is better; the paper's by default
     split:str='test', # where
-)->pd.DataFrame: # where, claim, metric, seeds, difference, low, high, verdict, paper
+)->pd.DataFrame: # where, columns `VERDICT`, paper
     "The paper's claims about a table, the verdict of our runs, and the paper's difference."
     ran, lines = set(comparable(rows).label), []
     for better, worse, where in choose(paper.claims, n, 'table'):
@@ -184,8 +204,7 @@ def paper_claims(
             if {better, worse} <= ran: line = verdict(rows, better, worse, m, split)
             theirs = paper.number(m, better) - paper.number(m, worse)
             lines.append(dict(line, where=where, paper=theirs))
-    columns = ['where', 'claim', 'metric', 'seeds', 'difference', 'low', 'high', 'verdict', 'paper']
-    return pd.DataFrame(lines).reindex(columns=columns)
+    return pd.DataFrame(lines).reindex(columns=['where', *VERDICT, 'paper'])
 
 # %% ../../nbs/api/65_claims.ipynb #dfbd02c9
 # columns of Tables 2 and 3
