@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mcls_nb.checkpoints import load_weights, save_checkpoint
-from mcls_nb.papers import systems
+from mcls_nb.papers import kinds
 from mcls_nb.papers.claims import PAPERS
 from mcls_nb.papers.presets import MOMENTS, SUMMARIES, SummaryPreset
 from mcls_nb.papers.runs import Run
@@ -66,8 +66,8 @@ def folders(tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         m.setitem(SUMMARIES, 'conform', WRITERS)
         m.setitem(MOMENTS, 'conform', FINDERS)
-        m.setattr(systems, 'world_corpus', lambda *args: how2)
-        m.setattr(systems, 'tv_corpus', lambda *args: tv)
+        m.setattr(kinds, 'world_corpus', lambda *args: how2)
+        m.setattr(kinds, 'tv_corpus', lambda *args: tv)
         yield [tmp_path_factory.mktemp(name) for name in 'ab']
 
 

@@ -25,6 +25,9 @@ class Consolidation:
     "What a teacher's merged scores ask of a student's streams."
     alpha: float = 1.     # weight in video retrieval; 0 leaves it out
     beta: float = 100.    # weight in localisation; 0 leaves it out
+    frames: float = 1.    # weight of the frames' term in either
+    subtitles: float = 1. # weight of the subtitles' term
+    merged: float = 0.    # weight of a term for the student's merged scores; the paper has none
     tau_vr: float = .02   # temperature over the videos of a batch
     tau_loc: float = 1.   # temperature over the clips of a video
     reading: str = 'full' # of Eq. 6, or 'diagonal'
@@ -33,13 +36,16 @@ class Consolidation:
     labels: bool = False  # control: the truth takes the place of the teacher's scores
 
     def __post_init__(self):
-        for name in ('alpha', 'beta'):
+        for name in ('alpha', 'beta', 'frames', 'subtitles', 'merged'):
             value = getattr(self, name)
             check(value >= 0, f'{value} is negative', f'parameter {name}', 'choose 0 or more')
         for name in ('tau_vr', 'tau_loc'):
             value = getattr(self, name)
             check(value > 0, f'{value} is no temperature', f'parameter {name}',
                   'choose a positive number')
+
+    weights = property(lambda self: (self.frames, self.subtitles, self.merged),
+                       doc='Of the terms for frames, for subtitles, for both.')
 
     def teachers(self,
         language:str, # that is taught
@@ -87,25 +93,28 @@ def retrieval_consolidation(
     teacher, # q n, a teacher's merged scores
     streams:Streams, # of q n, the student's
     own, # q, position of each query's video
-    cfg:Consolidation=Consolidation(), # temperature, and the reading of Eq. 6
+    cfg:Consolidation=Consolidation(), # temperature, weights, and the reading of Eq. 6
+    merge:str='mean', # of the student's streams
 ): # scalar
     "Mean cross-entropy of both streams against the teacher, over a batch's videos (Eqs. 5, 6)."
     how = dict(reading=cfg.reading, own=own)
-    both = streams.video, streams.sub
-    return sum(consolidate(teacher, s, cfg.tau_vr, **how).mean() for s in both)
+    parts = zip(cfg.weights, (streams.video, streams.sub, streams.merged(merge)))
+    return sum(w * consolidate(teacher, s, cfg.tau_vr, **how).mean() for w, s in parts if w)
 
 # %% ../../nbs/api/34_c3.ipynb #abd233ed
 def localisation_consolidation(
     teacher:Edges, # q l, a teacher's
-    streams, # two `Edges` of q l, the student's: of frames alone and of subtitles alone
+    streams, # `Edges` of q l, the student's: of frames alone, of subtitles alone, of both
     mask, # q l, True for clips of the own video
-    cfg:Consolidation=Consolidation(), # temperature
+    cfg:Consolidation=Consolidation(), # temperature and weights
 ): # scalar
     "Mean cross-entropy of both streams' edges against the teacher's (Eqs. 8, 9)."
+    def entropy(theirs, mine): return consolidate(theirs, mine, cfg.tau_loc, mask).mean()
     total = 0
-    for edges in streams:
-        total = total + consolidate(teacher.start, edges.start, cfg.tau_loc, mask).mean()
-        total = total + consolidate(teacher.end, edges.end, cfg.tau_loc, mask).mean()
+    for weight, edges in zip(cfg.weights, streams):
+        if not weight: continue
+        total = total + weight * entropy(teacher.start, edges.start)
+        total = total + weight * entropy(teacher.end, edges.end)
     return total
 
 # %% ../../nbs/api/34_c3.ipynb #9b21d0e7
@@ -114,11 +123,12 @@ def stream_edges(
     compared:Compared, # of a batch
     language:str, # of the queries
     halve:bool=False, # a stream gets its half of the mean
-)->list: # of two `Edges`, q l: of frames alone and of subtitles alone
-    "Where each stream alone sees a moment begin and end."
-    scale = .5 if halve else 1.
-    streams = compared.curve.video, compared.curve.sub
-    return [model.edges(language)(scale * s, compared.mask) for s in streams]
+    merge:str='mean', # of the two streams
+)->list: # of three `Edges`, q l: of frames alone, of subtitles alone, of both
+    "Where each stream alone and both together see a moment begin and end."
+    scale, curve = .5 if halve else 1., compared.curve
+    curves = scale * curve.video, scale * curve.sub, curve.merged(merge)
+    return [model.edges(language)(c, compared.mask) for c in curves]
 
 # %% ../../nbs/api/34_c3.ipynb #5d3b2792
 def true_scores(
@@ -139,15 +149,16 @@ def consolidation_losses(
     teacher:dict, # language -> `TeacherScores`
     cfg:Consolidation=Consolidation(), # weights, temperatures, who teaches
     lambda_loc:float=.01, # weight of localisation in the whole loss
+    merge:str='mean', # of the student's streams
 )->dict: # name -> scalar
     "The terms that consolidation adds, weighted (C³ paper, Eqs. 7, 10, 11)."
     terms = dict(c3_vr=0., c3_loc=0.)
     if cfg.labels: teacher = {l: true_scores(batch, c) for l, c in compared.items()}
     for g, c in compared.items():
-        edges = stream_edges(model, c, g, cfg.halve) if cfg.beta else None
+        edges = stream_edges(model, c, g, cfg.halve, merge) if cfg.beta else None
         for h in cfg.teachers(g, compared):
             if cfg.alpha:
-                vr = retrieval_consolidation(teacher[h].videos, c.videos, batch.own, cfg)
+                vr = retrieval_consolidation(teacher[h].videos, c.videos, batch.own, cfg, merge)
                 terms['c3_vr'] += cfg.alpha * vr
             if cfg.beta:
                 loc = localisation_consolidation(teacher[h].edges, edges, c.mask, cfg)
@@ -265,6 +276,6 @@ def moment_loss(
         terms = mxml_losses(model, batch, compared, cfg, pool)
         if taught.teacher:
             terms |= consolidation_losses(
-                model, batch, compared, taught.teacher, consolidation, cfg.lambda_loc)
+                model, batch, compared, taught.teacher, consolidation, cfg.lambda_loc, cfg.merge)
         return sum(terms.values()) * len(batch), len(batch)
     return loss
