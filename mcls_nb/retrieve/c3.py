@@ -30,6 +30,7 @@ class Consolidation:
     merged: float = 0.    # weight of a term for the student's merged scores; the paper has none
     tau_vr: float = .02   # temperature over the videos of a batch
     tau_loc: float = 1.   # temperature over the clips of a video
+    student_tau: float = 1. # the student's temperatures, in units of these
     reading: str = 'full' # of Eq. 6, or 'diagonal'
     across: bool = True   # each language is taught by the others (C³); else by itself (IC²)
     halve: bool = False   # a stream's scores are halved before the edge detectors
@@ -39,7 +40,7 @@ class Consolidation:
         for name in ('alpha', 'beta', 'frames', 'subtitles', 'merged'):
             value = getattr(self, name)
             check(value >= 0, f'{value} is negative', f'parameter {name}', 'choose 0 or more')
-        for name in ('tau_vr', 'tau_loc'):
+        for name in ('tau_vr', 'tau_loc', 'student_tau'):
             value = getattr(self, name)
             check(value > 0, f'{value} is no temperature', f'parameter {name}',
                   'choose a positive number')
@@ -99,7 +100,8 @@ def retrieval_consolidation(
     "Mean cross-entropy of both streams against the teacher, over a batch's videos (Eqs. 5, 6)."
     how = dict(reading=cfg.reading, own=own)
     parts = zip(cfg.weights, (streams.video, streams.sub, streams.merged(merge)))
-    return sum(w * consolidate(teacher, s, cfg.tau_vr, **how).mean() for w, s in parts if w)
+    def entropy(s): return consolidate(teacher, s / cfg.student_tau, cfg.tau_vr, **how).mean()
+    return sum(w * entropy(s) for w, s in parts if w)
 
 # %% ../../nbs/api/34_c3.ipynb #abd233ed
 def localisation_consolidation(
@@ -109,7 +111,8 @@ def localisation_consolidation(
     cfg:Consolidation=Consolidation(), # temperature and weights
 ): # scalar
     "Mean cross-entropy of both streams' edges against the teacher's (Eqs. 8, 9)."
-    def entropy(theirs, mine): return consolidate(theirs, mine, cfg.tau_loc, mask).mean()
+    def entropy(theirs, mine):
+        return consolidate(theirs, mine / cfg.student_tau, cfg.tau_loc, mask).mean()
     total = 0
     for weight, edges in zip(cfg.weights, streams):
         if not weight: continue

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALPHAS', 'SearchConfig', 'encode_queries', 'asking', 'answer', 'judged_on', 'validates', 'validation_recalls',
-           'recall_validation', 'MomentTrainConfig', 'MomentTraining', 'TrainedSystem', 'mxml', 'xml', 'c3', 'ic2',
-           'baseline']
+           'spreads', 'recall_validation', 'MomentTrainConfig', 'MomentTraining', 'TrainedSystem', 'mxml', 'xml', 'c3',
+           'ic2', 'baseline']
 
 # %% ../../nbs/api/41_moment_recipes.ipynb #f83b500e
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from .encoders import MXML, XMLConfig
 from .index import MomentIndex
 from .losses import LossConfig
 from .metrics import evaluate
-from .scoring import STREAM_WEIGHTS, Queries
+from .scoring import STREAM_WEIGHTS, Queries, clip_streams, retrieval_streams
 from .spans import SpanRule
 from ..training import OPTIMIZERS, FitConfig, fit
 
@@ -134,17 +134,57 @@ def validation_recalls(
             found = dict(VCMR=by_alpha[best], **found, alpha=best)
     return {name: value for name, value in found.items() if value is not None}
 
+# %% ../../nbs/api/41_moment_recipes.ipynb #94623f66
+@torch.no_grad()
+def spreads(
+    model:MXML, # in evaluation mode
+    corpus:MomentCorpus, # with queries and videos
+    merge:str='mean', # of the two streams
+    split:str='val', # whose queries
+    videos:int=100, # the first of them are looked at
+)->dict: # 'videos', 'edges', and each with ' frames' and ' subtitles' -> mean over queries
+    "How far scores lie apart, over the videos and over the clips of a query's own video."
+    films = VideoSet(corpus, split)
+    few = dict(list(films.index.items())[:videos])
+    asked = [q for q in corpus.splits[split] if q.video in few]
+    device = next(model.parameters()).device
+    batch, found = films.collate(range(len(few))).to(device), []
+    own = torch.tensor([few[q.video] for q in asked], device=device)
+    mask = batch.mask[own] # q l
+    def over_clips(x): # q l -> q
+        n = mask.sum(1)
+        mean = x.masked_fill(~mask, 0.).sum(1) / n
+        square = (x - mean[:, None]).square().masked_fill(~mask, 0.).sum(1)
+        return (square / n).sqrt()
+    for language in model.cfg.languages:
+        queries, edges = encode_queries(model, corpus, asked, language), model.edges(language)
+        clips = model.encode_clips(batch.video, batch.subtitles[language], batch.mask, language)
+        scores, curve = retrieval_streams(queries, clips), clip_streams(queries, clips, own)
+        for name in ('', ' frames', ' subtitles'):
+            def of(s): # the streams that are asked for
+                return {'': s.merged(merge), ' frames': s.video, ' subtitles': s.sub}[name]
+            e = edges(of(curve), mask)
+            both = (over_clips(e.start) + over_clips(e.end)) / 2
+            found += [('videos' + name, of(scores).std(1).mean()), ('edges' + name, both.mean())]
+    names = dict(found)
+    return {n: float(np.mean([float(x) for m, x in found if m == n])) for n in names}
+
 # %% ../../nbs/api/41_moment_recipes.ipynb #dd1ce57f
 def recall_validation(
     corpus:MomentCorpus, # whose validation queries are answered
     search:SearchConfig, # how models are searched
     alphas=(), # exponents to choose from; () = that of `search`
+    teacher=None, # `MXML` that teaches; then the ratios of spreads are there, too
 ): # model -> {task: percent}, for `training.fit`; None where there is nothing to validate on
     "`validation_recalls` of a model that is being trained."
     if not validates(corpus): return None
+    theirs = spreads(teacher, corpus, search.merge) if teacher else {}
     def validate(model):
         system = model if isinstance(model, MXML) else (model,)
-        return validation_recalls(dict.fromkeys(corpus.languages, system), corpus, search, alphas)
+        systems = dict.fromkeys(corpus.languages, system)
+        mine = spreads(model, corpus, search.merge) if theirs else {}
+        ratios = {f'spread {name}': mine[name] / theirs[name] for name in theirs}
+        return validation_recalls(systems, corpus, search, alphas) | ratios
     return validate
 
 # %% ../../nbs/api/41_moment_recipes.ipynb #2ec8feb1
@@ -196,7 +236,7 @@ class MomentTraining:
         model, data = MXML(self.config()), self.data()
         seed = stream_seed('round', self.seed, round) % 2**31
         fit_cfg = replace(self.fit_config(data), seed=seed)
-        validate = recall_validation(self.corpus, self.search, cfg.alphas)
+        validate = recall_validation(self.corpus, self.search, cfg.alphas, teacher)
         if validate is None: fit_cfg = replace(fit_cfg, monitor='loss', use='last', patience=0)
         factory = choose(OPTIMIZERS, cfg.optimizer, 'optimiser')
         with self.once(f'round{round}', self.decisive(cfg, round, validate is None)) as out:
