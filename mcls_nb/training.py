@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'FitConfig', 'warmup_steps', 'lr_at', 'parameter_groups', 'adamw', 'BertAdam', 'bert_adam',
            'micro_batches', 'accelerator', 'ModelWithLoss', 'summed_gradient', 'gradient_step', 'History', 'reseed',
-           'describe_run', 'Trainer', 'fit']
+           'describe_run', 'Trainer', 'fit', 'watched']
 
 # %% ../nbs/api/08_training.ipynb #45a2d9f3
 import contextlib, dataclasses, math, numbers, random, time
@@ -480,3 +480,17 @@ def fit(
     if cfg.use == 'best': load_weights(model, run.out/'best.safetensors' if run.out else run.best)
     model.eval()
     return History(run.at['history'], run.at['best'], config_hash(run.about))
+
+# %% ../nbs/api/08_training.ipynb #37c68d4c
+def watched(
+    validate, # model -> {metric: number}, or None
+    what:str, # is trained
+    watch=None, # (what, {metric: number}) after every epoch; may raise to end the training
+): # model -> {metric: number}, or None
+    "A validation that tells somebody what it has found."
+    if validate is None or watch is None: return validate
+    def told(model):
+        found = validate(model)
+        watch(what, found)
+        return found
+    return told

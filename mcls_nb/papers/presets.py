@@ -13,7 +13,8 @@ from ..core import override
 from ..retrieve.baselines import BaselineConfig, ExCLConfig, MEEConfig
 from ..retrieve.encoders import XMLConfig
 from ..retrieve.proposals import EmbedderConfig
-from ..retrieve.recipes import MomentTrainConfig
+from ..retrieve.c3 import Consolidation
+from ..retrieve.recipes import ALPHAS, MomentTrainConfig
 from ..retrieve.spans import SpanRule
 from ..summarize.models import SummarizerConfig
 from ..summarize.recipes import SummaryFits
@@ -175,6 +176,13 @@ MOMENTS = {
         TVWorldConfig(), XMLConfig(d=64, heads=2),
         MomentTrainConfig(replace(SHORT, epochs=12, monitor='VCMR')), threads=1,
         baselines=baseline_configs(
+            64, replace(SHORT, epochs=30), dict(excl=dict(lr=4e-3, batch_videos=32)))),
+    'medium': MomentPreset(
+        TVWorldConfig(train=3000, val=200, test=2179), XMLConfig(d=64, heads=2),
+        MomentTrainConfig(
+            FitConfig(lr=4e-3, clip=1., epochs=24, patience=6, monitor='VCMR', checkpoint_gap=20.),
+            consolidation=Consolidation(student_tau=1.5), batch_videos=64, alphas=ALPHAS),
+        threads=1, baselines=baseline_configs(
             64, replace(SHORT, epochs=30), dict(excl=dict(lr=4e-3, batch_videos=32)))),
     'full': MomentPreset(
         TVWorldConfig(train=17435, val=2179, test=1089, time_scale=1.), XMLConfig(),

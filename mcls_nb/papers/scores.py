@@ -20,7 +20,7 @@ from ..retrieve.data import MomentCorpus, VideoSet
 from ..retrieve.metrics import bounds as moment_bounds
 from ..retrieve.metrics import consistency, hits
 from ..retrieve.recipes import answer, encode_queries, judged_on
-from ..retrieve.scoring import retrieval_streams
+from ..retrieve.scoring import Streams, retrieval_streams
 from ..summarize.data import Corpus
 from ..summarize.metrics import report, score, slot_accuracy
 
@@ -235,10 +235,12 @@ def stream_tables(
     own = torch.tensor([videos.index[q.video] for q in queries])
     batch = videos.collate(range(len(videos)))
     for language, network in networks.items():
-        asked = encode_queries(network, corpus, queries, language, len(queries))
+        asked = encode_queries(network, corpus, queries, language)
         there = batch.to(asked.video.device)
         clips = network.encode_clips(there.video, there.subtitles[language], there.mask, language)
-        yield language, retrieval_streams(asked, clips), own.to(asked.video.device)
+        parts = [retrieval_streams(asked[k:k + 256], clips) for k in range(0, len(queries), 256)]
+        whole = Streams(*(torch.cat([getattr(p, m) for p in parts]) for m in ('video', 'sub')))
+        yield language, whole, own.to(asked.video.device)
 
 # %% ../../nbs/api/61_scores.ipynb #32f04873
 def first_right(

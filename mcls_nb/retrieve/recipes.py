@@ -27,7 +27,7 @@ from .losses import LossConfig
 from .metrics import evaluate
 from .scoring import STREAM_WEIGHTS, Queries, clip_streams, retrieval_streams
 from .spans import SpanRule
-from ..training import OPTIMIZERS, FitConfig, fit
+from ..training import OPTIMIZERS, FitConfig, fit, watched
 
 # %% ../../nbs/api/41_moment_recipes.ipynb #d08296a9
 @dataclass(frozen=True)
@@ -213,6 +213,7 @@ class MomentTraining:
     shared: object = None             # folder of models that runs share; None = memory
     histories: dict = field(default_factory=dict) # (languages, round or network) -> `History`
     trained: object = None            # what the recipe has returned
+    watch: object = None              # (what is trained, what validation says); may raise to end it
 
     languages = property(lambda self: self.corpus.languages, doc='That networks are trained for.')
 
@@ -237,6 +238,7 @@ class MomentTraining:
         seed = stream_seed('round', self.seed, round) % 2**31
         fit_cfg = replace(self.fit_config(data), seed=seed)
         validate = recall_validation(self.corpus, self.search, cfg.alphas, teacher)
+        validate = watched(validate, f'round {round}', self.watch)
         if validate is None: fit_cfg = replace(fit_cfg, monitor='loss', use='last', patience=0)
         factory = choose(OPTIMIZERS, cfg.optimizer, 'optimiser')
         with self.once(f'round{round}', self.decisive(cfg, round, validate is None)) as out:
@@ -253,7 +255,8 @@ class MomentTraining:
         "A network of a baseline, for one language."
         cfg = choose(self.baselines, name, 'network')
         cfg = replace(cfg, network=override(cfg.network, **network))
-        validate, (language,) = recall_validation(self.corpus, self.search), self.languages
+        (language,) = self.languages
+        validate = watched(recall_validation(self.corpus, self.search), name, self.watch)
         model, history = train_baseline(
             cfg, self.corpus, name, self.seed, self.shared, self.data_name, validate)
         self.histories[language, name] = history

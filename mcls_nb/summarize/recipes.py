@@ -24,7 +24,7 @@ from .models import SummarizerConfig, summary_loss, word_scores
 from .stages import (
     DistilConfig, Translator, distil, parallel_texts, translated, transplant)
 from ..text import Vocab
-from ..training import FitConfig, fit
+from ..training import FitConfig, fit, watched
 
 # %% ../../nbs/api/27_recipes.ipynb #f9196167
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class SummaryTraining:
     origins: dict = field(default_factory=dict)   # parameter -> where it came from
     scores: dict = field(default_factory=dict)    # of what happened on the way
     trained: Trained = None           # what the recipe has returned
+    watch: object = None              # (what is trained, what validation says); may raise to end it
 
     def __post_init__(self):
         one_of(self.target_text, ('all', 'summaries'), 'target text')
@@ -132,6 +133,7 @@ def train(self:SummaryTraining,
     cfg = self.fits.pretrain if split == 'pretrain' else self.fits.train
     data = self.data(split, language, start.vocabs)
     cfg, validate = judged_by(self.held_out(language, start.vocabs), cfg)
+    validate = watched(validate, note, self.watch)
     self.histories[split] = fit(
         start.network, data, summary_loss, cfg, self.below(split), validate, note)
     return replace(start, split=split)
@@ -223,6 +225,7 @@ def mix(self:SummaryTraining)->Trained:
     some, languages = map(list, zip(*records))
     data = self.data_of(some, languages, vocabs, self.fits.mix)
     cfg, validate = judged_by(self.held_out(self.language, vocabs), self.fits.mix)
+    validate = watched(validate, 'mixed', self.watch)
     self.histories['train'] = fit(
         network, data, summary_loss, cfg, self.below('train'), validate, 'mixed')
     return Trained(network, vocabs, self.language, 'train')
