@@ -17,7 +17,7 @@ from ..core import atomic, check, choose, config_hash, content_hash, override, t
 from ..features import FeatureStore
 from ..finder import MomentFinder, finder_of
 from .presets import (
-    MOMENTS, SUMMARIES, MomentPreset, SummaryPreset, later_fields)
+    MOMENTS, SUMMARIES, MomentPreset, SummaryPreset, later_fields, settings_for, with_settings)
 from .scores import moment_scores, summary_scores
 from ..retrieve.data import MomentCorpus, tv_corpus
 from ..retrieve.mtvr import load_mtvr
@@ -43,8 +43,8 @@ class System:
     recipe: object   # function that trains it
 
     def preset(self, name:str): # `SummaryPreset` or `MomentPreset`
-        "The preset of that name."
-        return choose(self.presets, name, 'preset')
+        "The preset of that name, with what was found for the system's family."
+        return with_settings(choose(self.presets, name, 'preset'), settings_for(name, self.name))
 
     def config(self,
         preset, # `SummaryPreset` or `MomentPreset`
