@@ -219,7 +219,7 @@ MOMENTS = {
         TVWorldConfig(train=3000, val=200, test=2179), XMLConfig(d=64, heads=2),
         MomentTrainConfig(
             FitConfig(lr=4e-3, clip=1., epochs=24, patience=6, monitor='VCMR', checkpoint_gap=20.),
-            consolidation=Consolidation(student_tau=1.5), batch_videos=64, alphas=ALPHAS),
+            consolidation=Consolidation(parts=True), batch_videos=64, alphas=ALPHAS),
         threads=1, baselines=baseline_configs(
             64, replace(SHORT, epochs=30), dict(excl=dict(lr=4e-3, batch_videos=32)))),
     'full': MomentPreset(

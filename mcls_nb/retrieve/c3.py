@@ -17,7 +17,7 @@ from ..batching import moved
 from ..core import check
 from ..distill import consolidate
 from .losses import Compared, LossConfig, compare, mxml_losses, pool_at
-from .scoring import Edges, Streams, retrieval_streams
+from .scoring import STREAM_WEIGHTS, Edges, Streams, retrieval_streams
 
 # %% ../../nbs/api/34_c3.ipynb #1dda5449
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Consolidation:
     merged: float = 0.    # weight of a term for the student's merged scores; the paper has none
     tau_vr: float = .02   # temperature over the videos of a batch
     tau_loc: float = 1.   # temperature over the clips of a video
-    student_tau: float = 1. # the student's temperatures, in units of these
     reading: str = 'full' # of Eq. 6, or 'diagonal'
     across: bool = True   # each language is taught by the others (C³); else by itself (IC²)
+    parts: bool = False   # a stream counts as its part of the merged score; else in full
     halve: bool = False   # a stream's scores are halved before the edge detectors
     labels: bool = False  # control: the truth takes the place of the teacher's scores
 
@@ -40,7 +40,7 @@ class Consolidation:
         for name in ('alpha', 'beta', 'frames', 'subtitles', 'merged'):
             value = getattr(self, name)
             check(value >= 0, f'{value} is negative', f'parameter {name}', 'choose 0 or more')
-        for name in ('tau_vr', 'tau_loc', 'student_tau'):
+        for name in ('tau_vr', 'tau_loc'):
             value = getattr(self, name)
             check(value > 0, f'{value} is no temperature', f'parameter {name}',
                   'choose a positive number')
@@ -98,10 +98,10 @@ def retrieval_consolidation(
     merge:str='mean', # of the student's streams
 ): # scalar
     "Mean cross-entropy of both streams against the teacher, over a batch's videos (Eqs. 5, 6)."
-    how = dict(reading=cfg.reading, own=own)
-    parts = zip(cfg.weights, (streams.video, streams.sub, streams.merged(merge)))
-    def entropy(s): return consolidate(teacher, s / cfg.student_tau, cfg.tau_vr, **how).mean()
-    return sum(w * entropy(s) for w, s in parts if w)
+    how, part = dict(reading=cfg.reading, own=own), STREAM_WEIGHTS[merge] if cfg.parts else 1.
+    scores = part * streams.video, part * streams.sub, streams.merged(merge)
+    def entropy(s): return consolidate(teacher, s, cfg.tau_vr, **how).mean()
+    return sum(w * entropy(s) for w, s in zip(cfg.weights, scores) if w)
 
 # %% ../../nbs/api/34_c3.ipynb #abd233ed
 def localisation_consolidation(
@@ -111,8 +111,7 @@ def localisation_consolidation(
     cfg:Consolidation=Consolidation(), # temperature and weights
 ): # scalar
     "Mean cross-entropy of both streams' edges against the teacher's (Eqs. 8, 9)."
-    def entropy(theirs, mine):
-        return consolidate(theirs, mine / cfg.student_tau, cfg.tau_loc, mask).mean()
+    def entropy(theirs, mine): return consolidate(theirs, mine, cfg.tau_loc, mask).mean()
     total = 0
     for weight, edges in zip(cfg.weights, streams):
         if not weight: continue
@@ -125,12 +124,12 @@ def stream_edges(
     model, # `MXML`
     compared:Compared, # of a batch
     language:str, # of the queries
-    halve:bool=False, # a stream gets its half of the mean
+    cfg:Consolidation=Consolidation(), # whether a stream counts as its part of the merged score
     merge:str='mean', # of the two streams
 )->list: # of three `Edges`, q l: of frames alone, of subtitles alone, of both
     "Where each stream alone and both together see a moment begin and end."
-    scale, curve = .5 if halve else 1., compared.curve
-    curves = scale * curve.video, scale * curve.sub, curve.merged(merge)
+    part, curve = STREAM_WEIGHTS[merge] if cfg.parts else .5 if cfg.halve else 1., compared.curve
+    curves = part * curve.video, part * curve.sub, curve.merged(merge)
     return [model.edges(language)(c, compared.mask) for c in curves]
 
 # %% ../../nbs/api/34_c3.ipynb #5d3b2792
@@ -158,7 +157,7 @@ def consolidation_losses(
     terms = dict(c3_vr=0., c3_loc=0.)
     if cfg.labels: teacher = {l: true_scores(batch, c) for l, c in compared.items()}
     for g, c in compared.items():
-        edges = stream_edges(model, c, g, cfg.halve, merge) if cfg.beta else None
+        edges = stream_edges(model, c, g, cfg, merge) if cfg.beta else None
         for h in cfg.teachers(g, compared):
             if cfg.alpha:
                 vr = retrieval_consolidation(teacher[h].videos, c.videos, batch.own, cfg, merge)
