@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERDICT', 'SCORES', 'MCLS_TABLES_2_3', 'MCLS_TABLES_4_5', 'MCLS', 'LAYERS', 'VCMR_1', 'VCMR_10', 'SVMR_1', 'VR_1_5',
            'STAGED', 'C3_TEST', 'C3_VAL', 'TVR_VAL', 'TVR_TEST', 'PAPERS', 'PUBLICATIONS', 'comparable',
-           'mean_interval', 'means', 'verdict_word', 'verdict', 'verdicts', 'corrected', 'item_difference',
+           'mean_interval', 'means', 'verdict_word', 'verdict', 'verdicts', 'corrected', 'at_floor', 'item_difference',
            'item_differences', 'Paper', 'paper_table', 'paper_claims', 'numbers_of', 'pairs', 'best_layer',
            'recall_names', 'tvr_paper', 'Publication', 'all_recalls', 'systems_of', 'claimed_pairs', 'for_tables',
            'write_beside']
@@ -116,6 +116,24 @@ def corrected(
     p = holm(found.p)
     word = np.where((p >= .05) & (found.verdict != 'not run'), 'undecided', found.verdict)
     return found.assign(p_holm=p, corrected=word)
+
+# %% ../../nbs/api/65_claims.ipynb #3a781c4d
+def at_floor(
+    rows:pd.DataFrame, # tidy
+    limits:pd.DataFrame, # metric, floor: as `scores.moment_limits` gives them
+    metrics=('SVMR en R@1 IoU=0.5', 'SVMR zh R@1 IoU=0.5'), # one of each language
+    margin:float=3., # points above the floor that do not count
+    split:str='test', # where
+)->pd.DataFrame: # system, runs (of a language), collapsed, lowest, floor
+    "How many runs of each system have learned nothing, over all languages."
+    floors, rows = limits.set_index('metric').floor, named(rows[rows.split == split])
+    part = rows[rows.name.isin(metrics)]
+    above = part.assign(above=part.value - part.name.map(floors))
+    groups = above.groupby('label', sort=False)
+    found = groups.agg(runs=('value', 'size'), lowest=('value', 'min'))
+    found.insert(1, 'collapsed', groups.above.apply(lambda x: int((x <= margin).sum())))
+    found['floor'] = float(floors[list(metrics)].mean())
+    return found.rename_axis('system').reset_index()
 
 # %% ../../nbs/api/65_claims.ipynb #53aa09ac
 def item_difference(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TIDY', 'TEXTS', 'KS', 'typed_columns', 'tidy', 'read_tidy', 'listed', 'number', 'metric_name', 'named',
            'SummaryScores', 'slot_scores', 'summary_scores', 'summary_bounds', 'recall_lines', 'over_languages',
-           'stream_tables', 'first_right', 'stream_lines', 'weighted_recalls', 'agreement_lines', 'MomentScores',
-           'moment_scores', 'moment_limits', 'summary_limits']
+           'stream_tables', 'first_right', 'stream_lines', 'stream_span_lines', 'weighted_recalls', 'agreement_lines',
+           'MomentScores', 'moment_scores', 'moment_limits', 'summary_limits']
 
 # %% ../../nbs/api/61_scores.ipynb #801b2f52
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ import torch
 from ..core import check, choose, one_of
 from ..retrieve.data import MomentCorpus, VideoSet
 from ..retrieve.metrics import bounds as moment_bounds
-from ..retrieve.metrics import consistency, hits
+from ..retrieve.metrics import consistency, hits, moment_iou
 from ..retrieve.recipes import answer, encode_queries, judged_on
-from ..retrieve.scoring import Streams, retrieval_streams
+from ..retrieve.scoring import Streams, clip_streams, retrieval_streams
+from ..retrieve.spans import rank_spans
 from ..summarize.data import Corpus
 from ..summarize.metrics import report, score, slot_accuracy
 
@@ -264,6 +265,42 @@ def stream_lines(
                   dict(about, kind='subtitles', value=first_right(streams.sub, own))]
     return lines + over_languages(lines)
 
+# %% ../../nbs/api/61_scores.ipynb #2d64e243
+@torch.no_grad()
+def stream_span_lines(
+    networks:dict, # language -> `MXML`
+    corpus:MomentCorpus, # that is asked about
+    split:str, # whose queries and videos
+    rule, # `SpanRule` of what may be answered
+)->list: # for `tidy`
+    "Recall at 1 of moments in a given video by each stream alone."
+    videos, queries, lines = VideoSet(corpus, split), corpus.splits[split], []
+    films = [videos.index[q.video] for q in queries]
+    for language, network in networks.items():
+        hits = dict(frames=[], subtitles=[]) # kind -> for each query the overlap
+        for k in range(0, len(queries), 256):
+            some, numbers = queries[k:k + 256], sorted(set(films[k:k + 256]))
+            asked = encode_queries(network, corpus, some, language)
+            batch = videos.collate(numbers).to(asked.video.device)
+            clips = network.encode_clips(
+                batch.video, batch.subtitles[language], batch.mask, language)
+            own = torch.tensor([numbers.index(f) for f in films[k:k + 256]])
+            own, due = own.to(asked.video.device), np.array([q.moment for q in some]).T
+            curves = clip_streams(asked, clips, own)
+            for kind, curve in dict(frames=curves.video, subtitles=curves.sub).items():
+                edges = network.edges(language)(curve, batch.mask[own])
+                logs = (x.masked_fill(x < -1e9, -torch.inf)[:, None].cpu() # q l -> q 1 l
+                        for x in (edges.start, edges.end))
+                _, _, st, ed = rank_spans(*logs, None, 1, rule)
+                found = rule.seconds(st[:, 0].numpy(), ed[:, 0].numpy())
+                hits[kind].append(np.where(st[:, 0] < 0, 0., moment_iou(*found, *due)))
+        for kind, overlaps in hits.items():
+            for iou in (.5, .7):
+                value = 100 * float(np.mean(np.concatenate(overlaps) >= iou))
+                lines.append(dict(task='SVMR', language=language, kind=kind, k=1, iou=iou,
+                                  metric='recall', value=value))
+    return lines + over_languages(lines)
+
 # %% ../../nbs/api/61_scores.ipynb #81997cc0
 def weighted_recalls(
     networks:dict, # language -> `MXML`
@@ -318,7 +355,9 @@ def moment_scores(
         ranks.append(hits(answers[language], queries).assign(language=language))
         lines += recall_lines(ranks[-1], language)
     lines += over_languages(lines) + agreement_lines(answers)
-    if finder.explains: lines += stream_lines(finder.systems, corpus, split)
+    if finder.explains:
+        lines += stream_lines(finder.systems, corpus, split)
+        lines += stream_span_lines(finder.systems, corpus, split, finder.settings.rule)
     return MomentScores(split, answers, pd.concat(ranks, ignore_index=True), lines)
 
 # %% ../../nbs/api/61_scores.ipynb #3fc90b3d

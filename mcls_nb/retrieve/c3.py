@@ -32,6 +32,7 @@ class Consolidation:
     tau_loc: float = 1.   # temperature over the clips of a video
     reading: str = 'full' # of Eq. 6, or 'diagonal'
     across: bool = True   # each language is taught by the others (C³); else by itself (IC²)
+    itself: bool = False  # with `across`: each language is taught by itself as well
     parts: bool = False   # a stream counts as its part of the merged score; else in full
     halve: bool = False   # a stream's scores are halved before the edge detectors
     labels: bool = False  # control: the truth takes the place of the teacher's scores
@@ -53,7 +54,8 @@ class Consolidation:
         languages, # of the model
     )->list:
         "Which languages teach one."
-        return [h for h in languages if h != language] if self.across else [language]
+        if not self.across: return [language]
+        return [h for h in languages if self.itself or h != language]
 
 # %% ../../nbs/api/34_c3.ipynb #37ab15ae
 @dataclass
