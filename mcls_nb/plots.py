@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PALETTE', 'GREY', 'AXIS', 'TEMPLATE', 'SIDE_LEGEND', 'SYMBOLS', 'DASHES', 'escaped', 'check_table', 'first_best',
            'curve_traces', 'curve_fig', 'limit_trace', 'check_scores', 'score_fig', 'sweep_traces', 'reference_traces',
-           'sweep_fig', 'table_fig']
+           'sweep_fig', 'panels_fig', 'table_fig']
 
 # %% ../nbs/api/72_plots.ipynb #bfe0727a
 import html
@@ -272,6 +272,28 @@ def sweep_fig(
     fig.update_xaxes(type='log', title_text='cross-lingual training samples', tickvals=ticks,
                      ticktext=[f'{n:,}' for n in ticks], range=np.log10(ends).tolist())
     return fig.update_yaxes(title_text=y_title)
+
+# %% ../nbs/api/72_plots.ipynb #4b35bf7d
+def panels_fig(
+    table, # DataFrame with the columns panel, line, x, y; `line` may be empty
+    title:str='', # above the figure
+    columns:int=4, # panels side by side
+)->go.Figure:
+    "A panel for each name, with its lines."
+    table = check_table(table, ('panel', 'line', 'x', 'y'), 'panels_fig')
+    panels, lines = list(table.panel.unique()), list(table.line.unique())
+    rows = -(-len(panels) // columns)
+    titles = [escaped(p) for p in panels]
+    fig = make_subplots(rows, min(columns, len(panels)), subplot_titles=titles,
+                        vertical_spacing=.35 / max(rows, 2))
+    for (panel, line), part in table.groupby(['panel', 'line'], sort=False):
+        at, i = panels.index(panel), lines.index(line)
+        trace = go.Scatter(x=part.x, y=part.y, mode='lines', name=escaped(line) or ' ',
+                           legendgroup=line, showlegend=len(lines) > 1 and at == 0,
+                           line_color=PALETTE[i % len(PALETTE)])
+        fig.add_trace(trace, at // columns + 1, at % columns + 1)
+    height = 90 + 170 * rows
+    return fig.update_layout(template=TEMPLATE, title_text=title, height=height)
 
 # %% ../nbs/api/72_plots.ipynb #dc647b25
 def table_fig(

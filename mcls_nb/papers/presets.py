@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SETTINGS_FILE', 'SMALL_BATCHES', 'SUMMARIES', 'SHORT', 'LONG', 'MOMENTS', 'with_settings', 'tuned_settings',
-           'settings_for', 'later_fields', 'SummaryPreset', 'summary_fits', 'small_networks', 'small_fits',
-           'MomentPreset', 'baseline_configs']
+           'settings_for', 'later_fields', 'SummaryPreset', 'summary_fits', 'small_networks', 'medium_networks',
+           'small_fits', 'MomentPreset', 'baseline_configs']
 
 # %% ../../nbs/api/60_presets.ipynb #345da385
 import functools, json
@@ -125,6 +125,15 @@ def small_networks(
                                      attention_dropout=0., ffn_dropout=0.),
         rnn=RNNConfig(embed=d, hidden=d // 2, state=d, layers=1, rows=d, dropout=.1))
 
+# %% ../../nbs/api/60_presets.ipynb #4faa56c9
+def medium_networks(
+    d:int, # width of both
+)->dict: # fields of `SummaryPreset`
+    "The same with the paper's four encoder layers, so that there are middle ones to distil."
+    small = small_networks(d)
+    deep = replace(small['transformer'], encoder_layers=4, decoder_layers=2)
+    return dict(transformer=deep, rnn=small['rnn'])
+
 # %% ../../nbs/api/60_presets.ipynb #1e884582
 def small_fits(
     *epochs, # of each training, in the order of the fields of `SummaryFits`
@@ -143,6 +152,13 @@ SUMMARIES = {
         metrics=('rouge1', 'rouge2', 'rougeL', 'bleu1', 'bleu2', 'bleu3', 'bleu4', 'cider')),
     'small': SummaryPreset(
         How2WorldConfig(), **small_networks(64), fits=small_fits(40, 9, 25, 22, 100),
+        decoding=Decoding(max_words=60), threads=1),
+    'medium': SummaryPreset(
+        How2WorldConfig(topics=12, actions=8, objects=10, tools=5, adjectives=12, people=30,
+                        pretrain=6000, train=1500, val=300, test=500),
+        **medium_networks(64),
+        fits=summary_fits((30, 12, 20, 12, 60), SMALL_BATCHES, lr=2e-3, clip=1., patience=8,
+                          checkpoint_gap=20.),
         decoding=Decoding(max_words=60), threads=1),
     'full': SummaryPreset(
         How2WorldConfig(topics=24, actions=12, objects=16, tools=8, adjectives=100, people=200,

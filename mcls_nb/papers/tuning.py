@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['RATE', 'EPOCHS', 'DROPOUT', 'MARGIN', 'SMOOTHING', 'DIRECT', 'TWO_STREAMS', 'FAMILIES', 'TUNING_WORLD', 'Family',
            'summary_space', 'baseline_space', 'in_epochs', 'field_at', 'TuningConfig', 'suggested', 'smaller',
-           'trial_score', 'final_score', 'study_of', 'tune', 'trials_of', 'expected_best', 'write_settings']
+           'trial_score', 'final_score', 'study_of', 'tune', 'tune_all', 'trials_of', 'expected_best', 'best_so_far',
+           'write_settings']
 
 # %% ../../nbs/api/67_tuning.ipynb #de077c20
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,29 @@ def tune(
     study.optimize(objective, max(0, cfg.trials - len(done)))
     return in_epochs(study.best_params, preset)
 
+# %% ../../nbs/api/67_tuning.ipynb #2e7a9302
+def tune_all(
+    names=tuple(FAMILIES), # families; those that they come after belong to them
+    cfg:TuningConfig=TuningConfig(),
+    out='runs/tuning', # folder of studies and teachers
+    jobs:int=-1, # processes; -1 = one a core
+)->dict: # family -> path -> value
+    "Tune families side by side, and those that begin where others have ended after them."
+    from joblib import Parallel, delayed
+    for name in names:
+        for before in choose(FAMILIES, name, 'family').after:
+            check(before in names, f'{before} comes first', f'family {name}', 'tune it as well')
+    found, left, bar = {}, list(names), progress(None, 'families', total=len(names))
+    while left:
+        now = [n for n in left if set(FAMILIES[n].after) <= found.keys()]
+        calls = [delayed(tune)(n, cfg, Path(out).absolute(), found) for n in now]
+        for name, settings in zip(now, Parallel(jobs, return_as='generator')(calls)):
+            found[name] = settings
+            bar.update()
+        left = [n for n in left if n not in found]
+    bar.close()
+    return {n: found[n] for n in names}
+
 # %% ../../nbs/api/67_tuning.ipynb #6b9249a9
 def trials_of(
     name:str, # of a family
@@ -246,6 +270,17 @@ def expected_best(
     v, m = np.sort(np.asarray(values, float)), len(values)
     i = np.arange(1, m + 1)
     return np.array([np.sum(v * ((i / m)**n - ((i - 1) / m)**n)) for n in i])
+
+# %% ../../nbs/api/67_tuning.ipynb #e659d5f2
+def best_so_far(
+    trials:pd.DataFrame, # family, value
+)->pd.DataFrame: # panel, line, x, y
+    "The expected best of each family against the number of its trials, as lines of a figure."
+    lines = []
+    for family, part in trials.dropna(subset='value').groupby('family', sort=False):
+        values = expected_best(part.value)
+        lines += [dict(panel=family, line='', x=n, y=v) for n, v in enumerate(values, 1)]
+    return pd.DataFrame(lines)
 
 # %% ../../nbs/api/67_tuning.ipynb #1ba8a588
 def write_settings(
