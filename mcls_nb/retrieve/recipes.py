@@ -248,19 +248,21 @@ class MomentTraining:
         self.histories['+'.join(self.languages), round] = history
         return model
 
-    def train_baseline(self,
-        name:str, # 'mcn', 'cal', 'mee' or 'excl'
-        **network, # fields of the network's configuration to change
-    ): # the network
-        "A network of a baseline, for one language."
-        cfg = choose(self.baselines, name, 'network')
-        cfg = replace(cfg, network=override(cfg.network, **network))
-        (language,) = self.languages
-        validate = watched(recall_validation(self.corpus, self.search), name, self.watch)
-        model, history = train_baseline(
-            cfg, self.corpus, name, self.seed, self.shared, self.data_name, validate)
-        self.histories[language, name] = history
-        return model
+# %% ../../nbs/api/41_moment_recipes.ipynb #44344860
+@patch
+def train_baseline(self:MomentTraining,
+    name:str, # 'mcn', 'cal', 'mee' or 'excl'
+    **network, # fields of the network's configuration to change
+): # the network
+    "A network of a baseline, for one language."
+    cfg = choose(self.baselines, name, 'network')
+    cfg = replace(cfg, network=override(cfg.network, **network))
+    (language,) = self.languages
+    validate = watched(recall_validation(self.corpus, self.search), name, self.watch)
+    model, history = train_baseline(
+        cfg, self.corpus, name, self.seed, self.shared, self.data_name, validate)
+    self.histories[language, name] = history
+    return model
 
 # %% ../../nbs/api/41_moment_recipes.ipynb #8b196f22
 @patch
