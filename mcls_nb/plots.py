@@ -278,21 +278,23 @@ def panels_fig(
     table, # DataFrame with the columns panel, line, x, y; `line` may be empty
     title:str='', # above the figure
     columns:int=4, # panels side by side
+    log_x:bool=False, # multiples of ten are as far apart as of a tenth
 )->go.Figure:
     "A panel for each name, with its lines."
     table = check_table(table, ('panel', 'line', 'x', 'y'), 'panels_fig')
     panels, lines = list(table.panel.unique()), list(table.line.unique())
     rows = -(-len(panels) // columns)
-    titles = [escaped(p) for p in panels]
+    titles = [escaped(p).replace(': ', '<br>') for p in panels]
     fig = make_subplots(rows, min(columns, len(panels)), subplot_titles=titles,
                         vertical_spacing=.35 / max(rows, 2))
     for (panel, line), part in table.groupby(['panel', 'line'], sort=False):
         at, i = panels.index(panel), lines.index(line)
-        trace = go.Scatter(x=part.x, y=part.y, mode='lines', name=escaped(line) or ' ',
+        trace = go.Scatter(x=part.x, y=part.y, mode='lines+markers', name=escaped(line) or ' ',
                            legendgroup=line, showlegend=len(lines) > 1 and at == 0,
                            line_color=PALETTE[i % len(PALETTE)])
         fig.add_trace(trace, at // columns + 1, at % columns + 1)
     height = 90 + 170 * rows
+    if log_x: fig.update_xaxes(type='log')
     return fig.update_layout(template=TEMPLATE, title_text=title, height=height)
 
 # %% ../nbs/api/72_plots.ipynb #dc647b25

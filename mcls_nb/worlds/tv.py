@@ -152,6 +152,7 @@ class TVWorldConfig:
     jitter:float=.3 # seconds by which annotators miss start and end, standard deviation
     corr:float=.5 # chance that talk names the object that is seen, and likewise the place
     move:float=.5 # chance that the next scene is somewhere else
+    speak:float=1. # chance that those who talk are those who are there; else any two of the cast
     see:float=.85; presence:float=.8 # chance to be visible in a scene at all; if so, in a clip
     name_place:float=.6 # share of queries about what is seen that say where
     pace:float=5. # seconds for each line of talk
@@ -168,8 +169,8 @@ class TVWorldConfig:
 @patch
 def validate(self:TVWorldConfig):
     "Refuse what no TV can be made of."
-    shares = ('share_v', 'share_t', 'share_vt', 'corr', 'move', 'see', 'presence', 'name_place',
-              'talk', 'lose_en', 'lose_zh', 'synonyms', 'rho')
+    shares = ('share_v', 'share_t', 'share_vt', 'corr', 'move', 'speak', 'see', 'presence',
+              'name_place', 'talk', 'lose_en', 'lose_zh', 'synonyms', 'rho')
     ones = ('shows', 'places', 'topics', 'show_places', 'show_topics', 'queries',
             'd_video', 'd_text', 'd_latent')
     least = dict.fromkeys(ones, 1) | dict(cast=2, actions=2, objects=2, show_objects=2)
@@ -239,6 +240,8 @@ def draw_scenes(
             if world.home('tv home', show.name, who, action, thing, place) == split: break
         other = pick(rng, [name for name in show.cast if name != who])
         speaker, listener = (who, other) if rng.random() < .7 else (other, who)
+        if cfg.speak < 1 and rng.random() >= cfg.speak: # who is heard need not be seen
+            speaker, listener = rng.permutation(show.cast)[:2].tolist()
         there = who, action, thing, place, other
         seen = frozenset(c for c, u in zip(there, rng.random(5)) if u < cfg.see and not cfg.blind)
         act, topic = pick(rng, tuple(ACTS)), pick(rng, show.topics)
