@@ -95,7 +95,7 @@ def train_command(
     system:str, # a system of either paper by its name in the tables, e.g. VDF-TS-E or mXML
     out:str, # folder for the model: a new one, or an older model's, which is replaced
     data:str=None, # dataset that ingest made, or How2 or mTVR; by default a generated world
-    preset:str='small', # sizes of networks and of the generated world: tiny, small or full
+    preset:str='small', # sizes of networks and of the generated world: tiny, small, medium or full
     seed:int=0, # of weights, dropout and batches
     epochs:int=None, # passes of the main training over the data; the preset's by default
     json:bool=False, # print a line of JSON instead of a table

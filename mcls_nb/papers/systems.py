@@ -273,7 +273,7 @@ def fits(
 def train(
     name:str, # one of `SYSTEMS`
     data:str='', # folder in the layout of How2 or mTVR; empty = the preset's world
-    preset:str='small', # tiny, small or full
+    preset:str='small', # tiny, small, medium or full
     seed:int=0, # of weights, dropout and batches
     epochs:int=None, # of the main training; of the preset by default
     out=None, # folder for checkpoints, from which a training that was killed goes on; None = memory
