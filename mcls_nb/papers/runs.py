@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS_VERSION', 'KINDS', 'one_at_a_time', 'SUMMARY_SETTINGS', 'MOMENT_SETTINGS', 'known_defaults', 'has_default',
-           'changed_fields', 'all_defaults', 'Run', 'given_fields', 'recipe_values', 'Result', 'main_scores',
-           'write_rows', 'grid', 'rows_of', 'sweep', 'cached', 'setting', 'settings_of', 'run_fields']
+           'first_fields', 'changed_fields', 'all_defaults', 'Run', 'given_fields', 'recipe_values', 'Result',
+           'main_scores', 'write_rows', 'grid', 'rows_of', 'sweep', 'cached', 'setting', 'settings_of', 'run_fields']
 
 # %% ../../nbs/api/64_runs.ipynb #486b097c
 import dataclasses, functools, json, re, threading
@@ -48,6 +48,22 @@ def has_default(
     missing = dataclasses.MISSING
     return field.default is not missing or field.default_factory is not missing
 
+# %% ../../nbs/api/64_runs.ipynb #395e321d
+def first_fields(
+    cfg, # dataclass, dict, list or plain value, nested at will
+): # plain values
+    "A configuration without fields that are younger than the defaults, where they are untouched."
+    if dataclasses.is_dataclass(cfg):
+        known, kept = known_defaults().get(type(cfg).__name__, {}), {}
+        for f in dataclasses.fields(cfg):
+            value = getattr(cfg, f.name)
+            young = known and f.name not in known and as_dict(value) == as_dict(field_default(f))
+            if not young: kept[f.name] = first_fields(value)
+        return kept
+    if isinstance(cfg, dict): return {str(k): first_fields(v) for k, v in cfg.items()}
+    if isinstance(cfg, (list, tuple)): return [first_fields(v) for v in cfg]
+    return as_dict(cfg)
+
 # %% ../../nbs/api/64_runs.ipynb #dc1091fd
 def changed_fields(
     cfg, # dataclass, dict, list or plain value, nested at will
@@ -58,7 +74,8 @@ def changed_fields(
         for f in dataclasses.fields(cfg):
             value = getattr(cfg, f.name)
             default = known[f.name] if f.name in known else as_dict(field_default(f))
-            if as_dict(value) != default or not has_default(f): kept[f.name] = changed_fields(value)
+            same = first_fields(value) == default and has_default(f)
+            if not same: kept[f.name] = changed_fields(value)
         return kept
     if isinstance(cfg, dict): return {str(k): changed_fields(v) for k, v in cfg.items()}
     if isinstance(cfg, (list, tuple)): return [changed_fields(v) for v in cfg]
