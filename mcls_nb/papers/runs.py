@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DEFAULTS_VERSION', 'KINDS', 'one_at_a_time', 'SUMMARY_SETTINGS', 'MOMENT_SETTINGS', 'known_defaults', 'has_default',
            'first_fields', 'changed_fields', 'all_defaults', 'Run', 'given_fields', 'recipe_values', 'Result',
-           'main_scores', 'write_rows', 'grid', 'rows_of', 'sweep', 'cached', 'setting', 'settings_of', 'run_fields']
+           'main_scores', 'write_rows', 'grid', 'drawn_worlds', 'rows_of', 'sweep', 'cached', 'setting', 'settings_of',
+           'run_fields']
 
 # %% ../../nbs/api/64_runs.ipynb #486b097c
 import dataclasses, functools, json, re, threading
@@ -22,7 +23,7 @@ from ..core import (
     DataError, as_dict, atomic, check, choose, config_hash, lock, one_of, override, progress,
     run_folder, threads, versions)
 from ..model_folder import field_default
-from .scores import TIDY, named, read_tidy
+from .scores import TIDY, listed, named, read_tidy
 from .scores import tidy as scores_tidy
 from .systems import SYSTEMS
 from ..retrieve.c3 import Consolidation
@@ -334,6 +335,18 @@ def grid(
     check(runs, 'there is nothing to run', 'grid', 'give at least one system and one seed')
     for run in runs: run.name # raises for what is not there
     return runs
+
+# %% ../../nbs/api/64_runs.ipynb #367e5ac5
+def drawn_worlds(
+    text:str, # e.g. '1, 2, 3'
+)->list: # of numbers for `Run.drawn`
+    "Worlds as they are typed."
+    try: numbers = [int(word) for word in listed(text)]
+    except ValueError:
+        raise DataError(f'{text!r} is not a list of whole numbers', 'parameter worlds',
+                        'write e.g. 1, 2, 3') from None
+    check(numbers, 'no world is named', 'parameter worlds', 'write e.g. 0')
+    return numbers
 
 # %% ../../nbs/api/64_runs.ipynb #25efbfc6
 def rows_of(
