@@ -146,3 +146,23 @@ def test_what_cannot_be_run_is_refused(tmp_path, wrong, says):
     fields = dict(system='mXML', preset='tiny', smoke=True) | wrong
     with pytest.raises(DataError, match=says): Run(**fields).rows(tmp_path/'runs')
     assert not (tmp_path/'runs').exists()
+
+
+# --- notebooks about sizes and settings
+
+def test_run_scale_draws_both_curves(tmp_path):
+    how = dict(preset='tiny', smoke=True, data='0.5, 1', updates='1', pairs='C3 Q1 > mXML', jobs=1)
+    execute('run_scale', tmp_path, **how)
+    found = pd.read_csv(tmp_path/'runs'/'scale-c3-tiny-differences.csv')
+    points = found[['axis', 'multiple']].drop_duplicates().values.tolist()
+    assert points == [['data', 1.], ['updates', 1.], ['data', .5]]
+    assert set(found.claim) == {'C3 Q1 > mXML'} and set(found.verdict) == {'undecided'} # one seed
+
+def test_run_tuning_writes_settings(tmp_path):
+    how = dict(preset='tiny', families='MEE', trials=2, jobs=1, out=str(tmp_path/'tuning'))
+    for _ in range(2): # the second time it reads
+        papermill.execute_notebook(ROOT/'nbs'/'run_tuning.ipynb', tmp_path/'tuning.ipynb', how,
+                                   kernel_name='python3', progress_bar=False)
+    known = json.loads((tmp_path/'tuning'/'settings-tiny.json').read_text())
+    assert list(known['families']) == ['MEE'] and known['budget']['trials'] == 2
+    assert len(pd.read_csv(tmp_path/'tuning'/'trials-tiny.csv')) == 2
