@@ -97,8 +97,9 @@ def doubt(taught, cfg, lambda_loc):
         for h in cfg.teachers(g, languages):
             t = taught.teacher[h]
             vr = retrieval_consolidation(t.videos, Streams(t.videos, t.videos), batch.own, cfg)
-            loc = localisation_consolidation(t.edges, [t.edges, t.edges], mask, cfg)
-            total += cfg.alpha * float(vr) + lambda_loc * cfg.beta * float(loc)
+            loc = localisation_consolidation(t.edges, [t.edges] * 3, mask, cfg)
+            own = cfg.alpha * float(vr) + lambda_loc * cfg.beta * float(loc)
+            total += cfg.share(g, h) * own
     return total
 
 

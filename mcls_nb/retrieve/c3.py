@@ -32,7 +32,7 @@ class Consolidation:
     tau_loc: float = 1.   # temperature over the clips of a video
     reading: str = 'full' # of Eq. 6, or 'diagonal'
     across: bool = True   # each language is taught by the others (C³); else by itself (IC²)
-    itself: bool = False  # with `across`: each language is taught by itself as well
+    itself: float = 0.    # with `across`: share of a language's own scores in what it is taught
     parts: bool = False   # a stream counts as its part of the merged score; else in full
     halve: bool = False   # a stream's scores are halved before the edge detectors
     labels: bool = False  # control: the truth takes the place of the teacher's scores
@@ -45,6 +45,8 @@ class Consolidation:
             value = getattr(self, name)
             check(value > 0, f'{value} is no temperature', f'parameter {name}',
                   'choose a positive number')
+        check(0 <= self.itself <= 1, f'{self.itself} is no share', 'parameter itself',
+              'choose a number from 0 to 1')
 
     weights = property(lambda self: (self.frames, self.subtitles, self.merged),
                        doc='Of the terms for frames, for subtitles, for both.')
@@ -54,8 +56,15 @@ class Consolidation:
         languages, # of the model
     )->list:
         "Which languages teach one."
-        if not self.across: return [language]
-        return [h for h in languages if self.itself or h != language]
+        return [h for h in languages if self.share(language, h)]
+
+    def share(self,
+        language:str, # that is taught
+        teacher:str, # language that teaches it
+    )->float:
+        "How much a teacher's language counts."
+        own = self.itself if self.across else 1.
+        return own if teacher == language else 1. - own
 
 # %% ../../nbs/api/34_c3.ipynb #37ab15ae
 @dataclass
@@ -163,10 +172,10 @@ def consolidation_losses(
         for h in cfg.teachers(g, compared):
             if cfg.alpha:
                 vr = retrieval_consolidation(teacher[h].videos, c.videos, batch.own, cfg, merge)
-                terms['c3_vr'] += cfg.alpha * vr
+                terms['c3_vr'] += cfg.share(g, h) * cfg.alpha * vr
             if cfg.beta:
                 loc = localisation_consolidation(teacher[h].edges, edges, c.mask, cfg)
-                terms['c3_loc'] += lambda_loc * cfg.beta * loc
+                terms['c3_loc'] += cfg.share(g, h) * lambda_loc * cfg.beta * loc
     return terms
 
 # %% ../../nbs/api/34_c3.ipynb #76de8a43
