@@ -122,7 +122,7 @@ def at_floor(
     rows:pd.DataFrame, # tidy
     limits:pd.DataFrame, # metric, floor: as `scores.moment_limits` gives them
     metrics=('SVMR en R@1 IoU=0.5', 'SVMR zh R@1 IoU=0.5'), # one of each language
-    margin:float=3., # points above the floor that do not count
+    margin:float=10., # points above the floor that do not count
     split:str='test', # where
 )->pd.DataFrame: # system, runs (of a language), collapsed, lowest, floor
     "How many runs of each system have learned nothing, over all languages."
