@@ -57,9 +57,7 @@ def settings_for(
 )->dict: # path -> value
     "What a system's family changes in a preset."
     known = tuned_settings().get(preset)
-    name = known and known['systems'].get(system)
-    if not name: return {}
-    families = [*known['after'][name], name]
+    families = known['systems'].get(system, ()) if known else ()
     return {p: v for family in families for p, v in known['families'][family].items()}
 
 # %% ../../nbs/api/60_presets.ipynb #cce77e46

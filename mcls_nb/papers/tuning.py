@@ -6,7 +6,7 @@
 __all__ = ['RATE', 'EPOCHS', 'DROPOUT', 'MARGIN', 'SMOOTHING', 'DIRECT', 'TWO_STREAMS', 'SYSTEM_FAMILIES', 'TUNING_WORLD',
            'Family', 'summary_space', 'baseline_space', 'in_epochs', 'field_at', 'TuningConfig', 'suggested', 'smaller',
            'trial_score', 'final_score', 'study_of', 'tune', 'tune_all', 'trials_of', 'expected_best', 'best_so_far',
-           'write_settings']
+           'families_of', 'write_settings']
 
 # %% ../../nbs/api/67_tuning.ipynb #de077c20
 import json
@@ -57,8 +57,9 @@ DIRECT = dict(transformer__label_smoothing=SMOOTHING)
 TWO_STREAMS = {'training.fit.lr': RATE, 'training.fit.epochs': EPOCHS, 'network.dropout': DROPOUT,
                'training.loss.margin': MARGIN, 'training.loss.lambda_loc': (.003, .3)}
 SYSTEM_FAMILIES = {
-    'NCLS': Family('NCLS', ('NCLS', 'Pipe-NCLS', 'Pipe-NCLS true En'), summary_space(**DIRECT)),
-    'MT': Family('MT', ('MT',), summary_space(**DIRECT)),
+    'NCLS': Family('NCLS', ('NCLS', 'Pipe-NCLS', 'Pipe-NCLS true En', 'NCLS beaver'),
+                   summary_space(**DIRECT)),
+    'MT': Family('MT', ('MT', 'MT densecap'), summary_space(**DIRECT)),
     'MFFG': Family('MFFG', ('MFFG', 'Pipe-MFFG'), summary_space(**DIRECT)),
     'VDF': Family('VDF', ('VDF', 'VDF w/o FF-Enc', 'VDF w/o CF-Dec'), summary_space(**DIRECT)),
     'RNN': Family('HA', ('S2S', 'VideoRNN', 'HA', 'Pipe-HA', 'MFFG-RNN'),
@@ -70,7 +71,9 @@ SYSTEM_FAMILIES = {
     'M': Family('VDF (M)', ('VDF (M)', 'MFFG (M)'), summary_space(fit='mix', **DIRECT)),
     'TS': Family('VDF-TS-E', (
         'VDF-TS-E', 'VDF-TS-V', 'VDF-TS-E1', 'VDF-TS-E2', 'VDF-TS-E3', 'MFFG-TS-E', 'MFFG-TS-V',
-        'VDF-TS-E w/o KD', 'VDF-TS-V w/o KD', 'VDF-TS-E w/o video', 'VDF-TS-V w/o video'),
+        'VDF-TS-E w/o KD', 'VDF-TS-V w/o KD', 'VDF-TS-E w/o video', 'VDF-TS-V w/o video',
+        'VDF-TS-E warp', 'VDF-TS-V warp', 'VDF-TS-E released', 'VDF-TS-V released',
+        'VDF-TS-E shuffled'),
         {'fits.train.lr': RATE, 'fits.train.epochs': EPOCHS, 'fits.distil.lr': RATE,
          'fits.distil.epochs': EPOCHS}, after=('teacher',)),
     'XML': Family('XML', ('XML',), TWO_STREAMS),
@@ -207,7 +210,7 @@ def tune(
     "Make what is missing of a family's trials; its best settings."
     import optuna
     family = choose(SYSTEM_FAMILIES, name, 'family')
-    preset = SYSTEMS[family.asked].preset(cfg.preset)
+    preset = choose(SYSTEMS[family.asked].presets, cfg.preset, 'preset') # as it was before
     for before in family.after:
         check(before in known, f'{before} comes first', f'family {name}', 'tune it before')
         preset = with_settings(preset, known[before])
@@ -285,6 +288,16 @@ def best_so_far(
         lines += [dict(panel=family, line='', x=n, y=v) for n, v in enumerate(values, 1)]
     return pd.DataFrame(lines)
 
+# %% ../../nbs/api/67_tuning.ipynb #814cb284
+def families_of(
+    system:str, # name of a system
+)->tuple: # names of families, in the order in which their settings are taken over
+    "Whose settings a system takes over; of baselines in stages, those of each network."
+    alone = [(*f.after, name) for name, f in SYSTEM_FAMILIES.items() if system in f.systems]
+    if alone: return alone[0]
+    named = {name.lower(): name for name in SYSTEM_FAMILIES}
+    return tuple(named[network] for network in getattr(SYSTEMS[system], 'baselines', ()))
+
 # %% ../../nbs/api/67_tuning.ipynb #1ba8a588
 def write_settings(
     found:dict, # family -> path -> value
@@ -293,9 +306,9 @@ def write_settings(
     file=SETTINGS_FILE,
 ):
     "The settings of all families in one file, with what they were chosen with."
-    systems = {s: name for name in found for s in SYSTEM_FAMILIES[name].systems}
-    after = {name: list(SYSTEM_FAMILIES[name].after) for name in found}
+    every = {s: list(families_of(s)) for s in SYSTEMS}
+    systems = {s: names for s, names in every.items() if names and set(names) <= found.keys()}
     rounded = {n: {p: float(f'{v:.3g}') if isinstance(v, float) else v for p, v in s.items()}
                for n, s in found.items()}
-    about = dict(budget=vars(cfg), seconds=spent, families=rounded, after=after, systems=systems)
+    about = dict(budget=vars(cfg), seconds=spent, families=rounded, systems=systems)
     with atomic(Path(file)) as p: p.write_text(json.dumps(about, indent=1) + '\n', encoding='utf-8')
