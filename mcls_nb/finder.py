@@ -197,7 +197,7 @@ def search(self:MomentFinder,
     language:str=None, # of all queries; by default what their script tells
     k:int=10, # answers to each
     nms:float=.5, # largest overlap with a better answer; None = any, as the papers rank
-)->pd.DataFrame: # query, language, rank, video, start, end (seconds of the whole video), score
+)->pd.DataFrame: # query, language, rank, video, start, end (seconds of it), score (logarithm)
     "The best moments for each query, best first."
     queries = [queries] if isinstance(queries, (str, Query)) else list(queries)
     check(queries, 'there are no queries', 'MomentFinder.search', 'ask at least one')

@@ -121,18 +121,17 @@ def validation_recalls(
 )->dict: # task -> percent; 'alpha' -> what gives the best VCMR, where there was a choice
     "Mean recall at 1 over languages and both IoUs, as far as tasks are answered."
     asked = {l: asking(s, corpus, 'val', l) for l, s in systems.items()}
-    def mean(task, search):
-        found = [ask(search, (task,), 1) for ask in asked.values()]
-        tables = [evaluate(f, corpus.splits['val'], ks=(1,)) for f in found if task in f]
-        values = [v for t in tables for v in t[task].values()]
-        return float(np.mean(values)) if values else None
-    found = {task: mean(task, search) for task in TASKS if not alphas or task != 'VCMR'}
-    if alphas:
-        by_alpha = {a: mean('VCMR', replace(search, alpha=a)) for a in alphas}
-        if None not in by_alpha.values():
-            best = max(by_alpha, key=by_alpha.get) # the smallest of equally good ones
-            found = dict(VCMR=by_alpha[best], **found, alpha=best)
-    return {name: value for name, value in found.items() if value is not None}
+    def means(tasks, search): # task -> percent, for tasks that are answered
+        found = [ask(search, tasks, 1) for ask in asked.values()]
+        tables = [evaluate(f, corpus.splits['val'], ks=(1,)) for f in found if f.keys() & {*tasks}]
+        def mean(task): return float(np.mean([v for t in tables for v in t[task].values()]))
+        return {task: mean(task) for task in tasks if tables and task in tables[0]}
+    if not alphas: return means(TASKS, search)
+    others = means(tuple(t for t in TASKS if t != 'VCMR'), search) # no exponent changes these
+    found = {a: means(('VCMR',), replace(search, alpha=a)) for a in alphas}
+    if not all(found.values()): return others
+    best = max(found, key=lambda a: found[a]['VCMR']) # the smallest of equally good ones
+    return dict(**found[best], **others, alpha=best)
 
 # %% ../../nbs/api/41_moment_recipes.ipynb #94623f66
 @torch.no_grad()
