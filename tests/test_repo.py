@@ -107,6 +107,16 @@ def test_exporting_and_cleaning_change_nothing(remade):
     how = 'run nbdev_clean && nbdev_export && python tools/links.py'
     assert not differ, f'{how}: {", ".join(differ)}'
 
+@pytest.mark.parametrize('name', ['index', 'results'])
+def test_no_measured_number_is_typed(name):
+    "Numbers with a decimal point come from cells; overlaps and versions are no measurements."
+    text = '\n'.join(source(c) for c in cells(ROOT/'nbs'/f'{name}.ipynb')
+                     if c['cell_type'] == 'markdown')
+    text = re.sub(r'```.*?```|`[^`]*`|\]\([^)]*\)|^    .*$', '', text, flags=re.S | re.M)
+    text = re.sub(r'IoU (?:of at least )?0?\.\d|Python 3\.\d+|Apache-2\.0', '', text)
+    typed = re.findall(r'.{0,30}\d*\.\d+.{0,20}', text)
+    assert not typed, f'{typed}: compute it in a cell'
+
 def test_readme_is_the_rendered_index(tmp_path):
     call(sys.executable, 'tools/readme.py', tmp_path)
     for p in (p for p in tmp_path.rglob('*') if p.is_file()):

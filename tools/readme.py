@@ -11,6 +11,9 @@ out = Path(sys.argv[1]) if len(sys.argv) > 1 else root
 book = nbformat.read(root/'nbs'/'index.ipynb', as_version=4)
 book.metadata.language_info = {'name': 'python'} # cleaned away in the repository; colours the code
 book.cells = [c for c in book.cells if not re.match(r'#\s*\|\s*hide\b', c.source)]
+for c in book.cells: # a sentence with numbers in it is a cell whose output alone is shown
+    if c.cell_type == 'code' and re.match(r'#\s*\|\s*echo: false', c.source):
+        c.cell_type, c.source = 'markdown', ''.join(o.data['text/markdown'] for o in c.outputs)
 for c in book.cells:
     if c.cell_type == 'code': c.source = re.sub(r'^#\s*\|.*\n', '', c.source, flags=re.M)
 names = {'unique_key': 'README', 'output_files_dir': 'README_files'}
