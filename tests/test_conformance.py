@@ -184,7 +184,8 @@ def consolidated(model, batch):
 
 
 WITH_TEACHER = {'C3', 'C3 w/o loc', 'C3 w/o vr', 'C3 Q1', 'C3 Q3', 'C3 sum', 'IC2', 'mXML + IC2',
-                'C3 + merged', 'C3 Q1 + merged', 'C3 Q3 + merged'}
+                'C3 + merged', 'C3 Q1 + merged', 'C3 Q3 + merged', 'IC2 + merged',
+                'mXML + IC2 + merged'}
 
 @torch.no_grad()
 def shift(module):

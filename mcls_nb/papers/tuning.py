@@ -80,10 +80,11 @@ SYSTEM_FAMILIES = {
     'mXML': Family('mXML', ('mXML', 'mXML w/o NC'), TWO_STREAMS | {
         'training.loss.lambda_nc': (.1, 3.)}),
     'C3': Family('C3 Q1', ('C3', 'C3 Q1', 'C3 Q3', 'C3 w/o loc', 'C3 w/o vr', 'mXML + IC2',
-                            'C3 + merged', 'C3 Q1 + merged', 'C3 Q3 + merged'), {
+                            'mXML + IC2 + merged', 'C3 + merged', 'C3 Q1 + merged',
+                            'C3 Q3 + merged'), {
         'training.consolidation.alpha': (.03, 3.), 'training.consolidation.beta': (3., 300.),
         'training.consolidation.tau_vr': (.01, .1)}, after=('mXML',)),
-    'IC2': Family('IC2', ('IC2',), {
+    'IC2': Family('IC2', ('IC2', 'IC2 + merged'), {
         'training.consolidation.alpha': (.03, 3.), 'training.consolidation.beta': (3., 300.),
         'training.consolidation.tau_vr': (.01, .1)}, after=('XML',)),
     'MCN': Family('MCN', ('MCN', 'MCN + ends', 'MCN w/o inter'),

@@ -377,9 +377,11 @@ def c3(
 def ic2(
     run:MomentTraining, # corpus, sizes and trainings
     rounds:int=2, # of teacher and student
+    **consolidation, # fields of `Consolidation` to change
 )->TrainedSystem:
     "C³ within one language: each stream is taught by both (C³ paper, section 4.2)."
-    each = {l: c3(run.only(l), rounds, across=False).networks[l] for l in run.languages}
+    how = dict(consolidation, across=False)
+    each = {l: c3(run.only(l), rounds, **how).networks[l] for l in run.languages}
     return run.system(each)
 
 # %% ../../nbs/api/41_moment_recipes.ipynb #5ce3dee4
