@@ -275,7 +275,7 @@ def sweep_fig(
 
 # %% ../nbs/api/72_plots.ipynb #4b35bf7d
 def panels_fig(
-    table, # DataFrame with the columns panel, line, x, y; `line` may be empty
+    table, # DataFrame with the columns panel, line, x, y, and if known low, high
     title:str='', # above the figure
     columns:int=4, # panels side by side
     log_x:bool=False, # multiples of ten are as far apart as of a tenth
@@ -286,16 +286,21 @@ def panels_fig(
     rows = -(-len(panels) // columns)
     titles = [escaped(p).replace(': ', '<br>') for p in panels]
     fig = make_subplots(rows, min(columns, len(panels)), subplot_titles=titles,
-                        vertical_spacing=.35 / max(rows, 2))
+                        vertical_spacing=.42 / max(rows, 2))
     for (panel, line), part in table.groupby(['panel', 'line'], sort=False):
         at, i = panels.index(panel), lines.index(line)
         trace = go.Scatter(x=part.x, y=part.y, mode='lines+markers', name=escaped(line) or ' ',
                            legendgroup=line, showlegend=len(lines) > 1 and at == 0,
                            line_color=PALETTE[i % len(PALETTE)])
+        if {'low', 'high'} <= {*table}: # an interval that is not known is not drawn
+            trace.error_y = dict(array=part.high - part.y, arrayminus=part.y - part.low, width=2)
         fig.add_trace(trace, at // columns + 1, at % columns + 1)
-    height = 90 + 170 * rows
-    if log_x: fig.update_xaxes(type='log')
-    return fig.update_layout(template=TEMPLATE, title_text=title, height=height)
+    if log_x:
+        at = sorted(table.x.unique().tolist())
+        fig.update_xaxes(type='log', tickvals=at, ticktext=[f'{x:g}' for x in at])
+    fig.update_annotations(font_size=12)
+    return fig.update_layout(template=TEMPLATE, title_text=title, height=110 + 200 * rows,
+                             margin_t=100, legend=SIDE_LEGEND)
 
 # %% ../nbs/api/72_plots.ipynb #dc647b25
 def table_fig(
