@@ -13,8 +13,8 @@ from fastcore.basics import patch
 
 from .core import check, choose
 from .finder import MomentFinder
-from .papers.runs import Run
 from .papers.kinds import Retrieving, Summarizing
+from .papers.runs import Run
 from .papers.systems import SYSTEMS
 from .retrieve.recipes import judged_on
 from .summarizer import VideoSummarizer

@@ -22,10 +22,10 @@ from fastcore.basics import patch
 from .core import atomic, check, choose, one_of, override
 from .explain import MomentExplorer, SummaryExplorer
 from .papers.claims import verdict
+from .papers.kinds import Summarizing
 from .papers.presets import MOMENTS, MomentPreset, SummaryPreset
 from .papers.runs import Run
 from .papers.scores import metric_name, named, summary_scores, tidy
-from .papers.kinds import Summarizing
 from .papers.systems import SYSTEMS, transformer
 from .retrieve.data import VideoSet, tv_corpus
 from .retrieve.metrics import best_window, moment_iou

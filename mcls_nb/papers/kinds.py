@@ -23,11 +23,11 @@ from .scores import moment_scores, summary_scores
 from ..retrieve.data import MomentCorpus, tv_corpus
 from ..retrieve.mtvr import load_mtvr
 from ..retrieve.recipes import MomentTraining, SearchConfig
+from ..statistics import is_flat
 from ..summarize import recipes as summaries
 from ..summarize.data import SPLITS, Corpus, load_how2, world_corpus
 from ..summarize.metrics import item_scores
 from ..summarize.recipes import SummaryTraining
-from ..statistics import is_flat
 from ..summarizer import VideoSummarizer, summarizer_of
 from ..videos.extractors import embedder
 from ..worlds.how2 import How2World
@@ -70,10 +70,12 @@ class System:
         corpus, # `Corpus` or `MomentCorpus`
         preset, # `SummaryPreset` or `MomentPreset`
         seed:int=0, # of weights, dropout and batches
+        watch=None, # (what is trained, what validation says); may raise to end it
         **how, # other arguments of `training`
     ): # `SummaryTraining` or `MomentTraining`, with what it has trained
         "Train on a corpus."
         run = self.training(corpus, preset, seed, **how)
+        run.watch = watch
         with threads(preset.threads): run.trained = self.recipe(run)
         return run
 
@@ -276,15 +278,15 @@ def chosen_lines(
 )->list: # for `tidy`, of the split `val`
     "The exponent, and the ratios of spreads of the last round."
     lines = [dict(task='VCMR', metric='alpha', value=settings.alpha)] if run.cfg.alphas else []
-    last = [what for _, what in run.histories][-1]
-    frames = [h.frame[h.frame.epoch == h.best['epoch']]
-              for (_, what), h in run.histories.items() if what == last and h.best]
-    known = pd.concat(frames) if frames else pd.DataFrame(dict(metric=[], value=[]))
-    spread = known[known.metric.astype(str).str.startswith('spread ')]
-    spread = spread.groupby('metric', sort=False).value.mean()
-    lines += [dict(task='VR' if 'videos' in name else 'SVMR', metric='spread',
-                   kind=name.removeprefix('spread '), value=value)
-              for name, value in spread.items()]
+    last, spread = [what for _, what in run.histories][-1], {} # kind -> ratio of each network
+    for (_, what), history in run.histories.items():
+        if what != last: continue
+        chosen = [r for r in history.rows if history.best and r['epoch'] == history.best['epoch']]
+        for row in chosen:
+            kind = row['metric'].removeprefix('spread ')
+            if kind != row['metric']: spread.setdefault(kind, []).append(row['value'])
+    lines += [dict(task='VR' if 'videos' in kind else 'SVMR', metric='spread', kind=kind,
+                   value=float(np.mean(values))) for kind, values in spread.items()]
     return lines + learning_lines(run.histories)
 
 # %% ../../nbs/api/62_kinds.ipynb #7d440853

@@ -14,9 +14,9 @@ from importlib import resources
 
 from ..core import choose, override
 from ..retrieve.baselines import BaselineConfig, ExCLConfig, MEEConfig
+from ..retrieve.c3 import Consolidation
 from ..retrieve.encoders import XMLConfig
 from ..retrieve.proposals import EmbedderConfig
-from ..retrieve.c3 import Consolidation
 from ..retrieve.recipes import ALPHAS, MomentTrainConfig
 from ..retrieve.spans import SpanRule
 from ..summarize.models import SummarizerConfig

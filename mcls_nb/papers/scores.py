@@ -9,7 +9,7 @@ __all__ = ['TIDY', 'TEXTS', 'KS', 'typed_columns', 'tidy', 'read_tidy', 'listed'
            'MomentScores', 'moment_scores', 'moment_limits', 'summary_limits']
 
 # %% ../../nbs/api/61_scores.ipynb #801b2f52
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,11 @@ import torch
 
 from ..core import check, choose, one_of
 from ..retrieve.data import MomentCorpus, VideoSet
+from ..retrieve.index import MomentIndex
 from ..retrieve.metrics import bounds as moment_bounds
-from ..retrieve.metrics import consistency, hits, moment_iou
-from ..retrieve.recipes import answer, encode_queries, judged_on
-from ..retrieve.scoring import Streams, clip_streams, retrieval_streams
-from ..retrieve.spans import rank_spans
+from ..retrieve.metrics import consistency, hits
+from ..retrieve.recipes import SearchConfig, answer, encode_queries, judged_on
+from ..retrieve.scoring import Streams, retrieval_streams
 from ..summarize.data import Corpus
 from ..summarize.metrics import report, score, slot_accuracy
 
@@ -271,34 +271,21 @@ def stream_span_lines(
     networks:dict, # language -> `MXML`
     corpus:MomentCorpus, # that is asked about
     split:str, # whose queries and videos
-    rule, # `SpanRule` of what may be answered
+    search:SearchConfig, # how the system is searched
 )->list: # for `tidy`
-    "Recall at 1 of moments in a given video by each stream alone."
+    "Recall at 1 of moments in a given video by each stream alone: the other asks for nothing."
     videos, queries, lines = VideoSet(corpus, split), corpus.splits[split], []
-    films = [videos.index[q.video] for q in queries]
+    own = [videos.index[q.video] for q in queries]
     for language, network in networks.items():
-        hits = dict(frames=[], subtitles=[]) # kind -> for each query the overlap
-        for k in range(0, len(queries), 256):
-            some, numbers = queries[k:k + 256], sorted(set(films[k:k + 256]))
-            asked = encode_queries(network, corpus, some, language)
-            batch = videos.collate(numbers).to(asked.video.device)
-            clips = network.encode_clips(
-                batch.video, batch.subtitles[language], batch.mask, language)
-            own = torch.tensor([numbers.index(f) for f in films[k:k + 256]])
-            own, due = own.to(asked.video.device), np.array([q.moment for q in some]).T
-            curves = clip_streams(asked, clips, own)
-            for kind, curve in dict(frames=curves.video, subtitles=curves.sub).items():
-                edges = network.edges(language)(curve, batch.mask[own])
-                logs = (x.masked_fill(x < -1e9, -torch.inf)[:, None].cpu() # q l -> q 1 l
-                        for x in (edges.start, edges.end))
-                _, _, st, ed = rank_spans(*logs, None, 1, rule)
-                found = rule.seconds(st[:, 0].numpy(), ed[:, 0].numpy())
-                hits[kind].append(np.where(st[:, 0] < 0, 0., moment_iou(*found, *due)))
-        for kind, overlaps in hits.items():
-            for iou in (.5, .7):
-                value = 100 * float(np.mean(np.concatenate(overlaps) >= iou))
-                lines.append(dict(task='SVMR', language=language, kind=kind, k=1, iou=iou,
-                                  metric='recall', value=value))
+        index = MomentIndex.build(network, videos, language)
+        asked = encode_queries(network, corpus, queries, language)
+        for kind, other in dict(frames='sub_clip', subtitles='video_clip').items():
+            alone = replace(asked, **{other: torch.zeros_like(getattr(asked, other))})
+            how = dict(rule=search.rule, alpha=search.alpha, merge=search.merge)
+            ranking = index.search(alone, 'SVMR', 1, own, **how)
+            ranks = hits(dict(video2idx=videos.index, SVMR=ranking), queries)
+            first = [x for x in recall_lines(ranks, language) if x['k'] == 1 and not x['kind']]
+            lines += [dict(line, kind=kind) for line in first]
     return lines + over_languages(lines)
 
 # %% ../../nbs/api/61_scores.ipynb #81997cc0
@@ -357,7 +344,7 @@ def moment_scores(
     lines += over_languages(lines) + agreement_lines(answers)
     if finder.explains:
         lines += stream_lines(finder.systems, corpus, split)
-        lines += stream_span_lines(finder.systems, corpus, split, finder.settings.rule)
+        lines += stream_span_lines(finder.systems, corpus, split, finder.settings)
     return MomentScores(split, answers, pd.concat(ranks, ignore_index=True), lines)
 
 # %% ../../nbs/api/61_scores.ipynb #3fc90b3d

@@ -5,20 +5,22 @@
 # %% auto #0
 __all__ = ['RATE', 'EPOCHS', 'DROPOUT', 'MARGIN', 'SMOOTHING', 'DIRECT', 'TWO_STREAMS', 'SYSTEM_FAMILIES', 'TUNING_WORLD',
            'Family', 'summary_space', 'baseline_space', 'in_epochs', 'field_at', 'TuningConfig', 'suggested', 'smaller',
-           'trial_score', 'final_score', 'study_of', 'tune', 'tune_all', 'trials_of', 'expected_best', 'best_so_far',
-           'families_of', 'write_settings']
+           'trial_score', 'monitored', 'final_score', 'study_of', 'tune', 'tune_all', 'trials_of', 'expected_best',
+           'best_so_far', 'families_of', 'write_settings']
 
 # %% ../../nbs/api/67_tuning.ipynb #de077c20
-import json
+import itertools, json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..core import atomic, check, choose, progress, run_folder, threads
+from ..core import atomic, check, choose, progress, run_folder
+from .kinds import Summarizing
 from .presets import SETTINGS_FILE, with_settings
 from .systems import SYSTEMS
+from ..retrieve.baselines import BASELINE_NETWORKS
 
 # %% ../../nbs/api/67_tuning.ipynb #6f215789
 @dataclass(frozen=True)
@@ -168,11 +170,18 @@ def trial_score(
     corpus = system.open(preset, drawn=cfg.drawn)
     folders = system.folders(out, f'world {cfg.drawn}', preset)
     folders.pop('out', None) # what is tried stays in memory, teachers are kept
-    with threads(preset.threads):
-        run = system.training(corpus, preset, cfg.seed, **folders)
-        run.watch = watch
-        system.recipe(run)
-    return final_score(run.histories)
+    return final_score(system.follow(corpus, preset, cfg.seed, watch, **folders).histories)
+
+# %% ../../nbs/api/67_tuning.ipynb #70d235f8
+def monitored(
+    system, # `System` that is asked
+    preset, # that it is trained with
+)->str:
+    "The validation score by which the weights of what is trained last are chosen."
+    if isinstance(system, Summarizing): return preset.fits.train.monitor
+    if not system.baselines: return preset.training.fit.monitor
+    network = preset.baselines[system.baselines[-1]].network
+    return BASELINE_NETWORKS[type(network)].monitor
 
 # %% ../../nbs/api/67_tuning.ipynb #9845cabe
 def final_score(
@@ -199,7 +208,7 @@ def study_of(
     pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=3)
     return optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(file))), study_name=name, pruner=pruner,
-        sampler=optuna.samplers.RandomSampler(cfg.seed), direction='maximize', load_if_exists=True)
+        direction='maximize', load_if_exists=True)
 
 # %% ../../nbs/api/67_tuning.ipynb #f173c682
 def tune(
@@ -215,18 +224,16 @@ def tune(
     for before in family.after:
         check(before in known, f'{before} comes first', f'family {name}', 'tune it before')
         preset = with_settings(preset, known[before])
-    study = study_of(name, cfg, out)
+    study, metric = study_of(name, cfg, out), monitored(SYSTEMS[family.asked], preset)
     done = [t for t in study.trials if t.state.is_finished()]
     def objective(trial):
-        epochs = iter(range(10**6))
+        epochs = itertools.count()
         def watch(what, found):
-            step = next(epochs)
-            trial.report(found.get('VCMR', found.get('accuracy', next(iter(found.values())))), step)
+            trial.report(found[metric], next(epochs))
             if trial.should_prune(): raise optuna.TrialPruned()
         tried = with_settings(preset, suggested(trial, preset, family.space))
         return trial_score(family, tried, cfg, out, watch)
-    sampler = optuna.samplers.RandomSampler(cfg.seed + len(done)) # the rest differs from the done
-    study.sampler = sampler
+    study.sampler = optuna.samplers.RandomSampler(cfg.seed + len(done)) # the rest differs
     study.optimize(objective, max(0, cfg.trials - len(done)))
     return in_epochs(study.best_params, preset)
 

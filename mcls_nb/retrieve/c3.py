@@ -137,11 +137,12 @@ def stream_edges(
     language:str, # of the queries
     cfg:Consolidation=Consolidation(), # whether a stream counts as its part of the merged score
     merge:str='mean', # of the two streams
-)->list: # of three `Edges`, q l: of frames alone, of subtitles alone, of both
+)->list: # of `Edges`, q l: of frames alone, of subtitles alone, of both; None where no term asks
     "Where each stream alone and both together see a moment begin and end."
     part, curve = STREAM_WEIGHTS[merge] if cfg.parts else .5 if cfg.halve else 1., compared.curve
     curves = part * curve.video, part * curve.sub, curve.merged(merge)
-    return [model.edges(language)(c, compared.mask) for c in curves]
+    detect, mask = model.edges(language), compared.mask
+    return [detect(c, mask) if w else None for w, c in zip(cfg.weights, curves)]
 
 # %% ../../nbs/api/34_c3.ipynb #5d3b2792
 def true_scores(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
+from ..batching import masked_mean
 from ..core import (
     check, choose, config_hash, lock, override, run_folder, set_seed, stream_seed)
 from .baselines import answer_in_stages, train_baseline
@@ -147,26 +148,25 @@ def spreads(
     few = dict(list(films.index.items())[:videos])
     asked = [q for q in corpus.splits[split] if q.video in few]
     device = next(model.parameters()).device
-    batch, found = films.collate(range(len(few))).to(device), []
+    batch, found = films.collate(range(len(few))).to(device), {}
     own = torch.tensor([few[q.video] for q in asked], device=device)
     mask = batch.mask[own] # q l
     def over_clips(x): # q l -> q
-        n = mask.sum(1)
-        mean = x.masked_fill(~mask, 0.).sum(1) / n
-        square = (x - mean[:, None]).square().masked_fill(~mask, 0.).sum(1)
-        return (square / n).sqrt()
+        x = x[..., None] # q l 1
+        mean = masked_mean(x, mask)[:, None]
+        return masked_mean((x - mean).square(), mask).sqrt()[:, 0]
     for language in model.cfg.languages:
         queries, edges = encode_queries(model, corpus, asked, language), model.edges(language)
         clips = model.encode_clips(batch.video, batch.subtitles[language], batch.mask, language)
-        scores, curve = retrieval_streams(queries, clips), clip_streams(queries, clips, own)
-        for name in ('', ' frames', ' subtitles'):
-            def of(s): # the streams that are asked for
-                return {'': s.merged(merge), ' frames': s.video, ' subtitles': s.sub}[name]
-            e = edges(of(curve), mask)
+        scores, curves = retrieval_streams(queries, clips), clip_streams(queries, clips, own)
+        parts = {'': (scores.merged(merge), curves.merged(merge)),
+                 ' frames': (scores.video, curves.video), ' subtitles': (scores.sub, curves.sub)}
+        for name, (score, curve) in parts.items():
+            e = edges(curve, mask)
             both = (over_clips(e.start) + over_clips(e.end)) / 2
-            found += [('videos' + name, of(scores).std(1).mean()), ('edges' + name, both.mean())]
-    names = dict(found)
-    return {n: float(np.mean([float(x) for m, x in found if m == n])) for n in names}
+            found.setdefault('videos' + name, []).append(float(score.std(1).mean()))
+            found.setdefault('edges' + name, []).append(float(both.mean()))
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 # %% ../../nbs/api/41_moment_recipes.ipynb #dd1ce57f
 def recall_validation(
